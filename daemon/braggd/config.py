@@ -1,0 +1,184 @@
+"""The configuration: a TOML file read into frozen structs, every field with a default that works.
+
+The embedded default listens for a SIMPLON stream on the loopback interface and serves everything there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from braggd.data import Geometry
+from braggd.errors import ConfigError
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+class SourceConfig(Section):
+    """Where frames come from.
+
+    endpoint: ZMQ endpoint of the detector's stream, or of the proxy that re-publishes it
+    pattern: how to connect: "pull" takes frames from the detector, "sub" listens beside others
+    queue_frames: how many messages may wait in ZMQ before the sender is held back (pull) or frames are lost (sub)
+    idle_timeout_s: a series whose end message does not come is closed after this long without a frame
+    """
+
+    endpoint: str = "tcp://127.0.0.1:9999"
+    pattern: Literal["pull", "sub"] = "pull"
+    queue_frames: Positive = 256
+    idle_timeout_s: Seconds = 10.0
+
+
+class DetectorConfig(Section):
+    """The detector's own faults.
+
+    name: as `braggd.scan.detector` knows it; empty: told by the stream, or by the frame's shape
+    mask: file with an extra mask (.npy, .npz or HDF5 `FILE::DATASET`), non-zero where a pixel is bad
+    saturation: counts from which a pixel is saturated; 0: told by the stream or the detector
+    """
+
+    name: str = ""
+    mask: str = ""
+    saturation: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class ScanConfig(Section):
+    """How frames become a scan.
+
+    peak: (row, column) of the Bragg peak on the detector; empty: found
+    window: (rows, columns) kept around the peak
+    name: pattern for the names of scans; {series}, {date} and {time} are filled in
+    """
+
+    peak: tuple[int, int] | None = None
+    window: tuple[Positive, Positive] = (256, 256)
+    name: str = "{date}-{time}-{series}"
+
+
+class InferenceConfig(Section):
+    """How networks run.
+
+    providers: ONNX Runtime execution providers in order of preference
+    engine_cache: folder for TensorRT engines; empty: the user's cache folder
+    inpaint_model: ONNX file that fills gaps; empty: interpolation
+    """
+
+    providers: tuple[Literal["tensorrt", "cuda", "cpu"], ...] = ("tensorrt", "cuda", "cpu")
+    engine_cache: str = ""
+    inpaint_model: str = ""
+
+
+class PhasingConfig(Section):
+    """The recipe of the iterative phasing.
+
+    shape: largest (step, row, column) volume that is phased, cropped about the peak
+    recipe: algorithms in order, as `400*HIO + 1000*RAAR + 300*ER`
+    starts: random starts, ranked by log-likelihood
+    seed: of the random starts; the same seed gives the same result
+    support_threshold: of the largest smoothed modulus
+    support_every: iterations between two support updates
+    threads: 0: all cores
+    """
+
+    shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
+    recipe: str = "400*HIO + 300*RAAR + 100*ER"
+    starts: Positive = 3
+    seed: int = 1
+    support_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.15
+    support_every: Positive = 20
+    threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class ResultsConfig(Section):
+    """ZMQ results.
+
+    publish: PUB endpoint; every stage of every scan as it comes
+    requests: ROUTER endpoint; the last result of every stage for those who come late, and commands
+    """
+
+    publish: str = "tcp://127.0.0.1:5556"
+    requests: str = "tcp://127.0.0.1:5557"
+
+
+class ArchiveConfig(Section):
+    """Files left behind.
+
+    folder: where `{scan_id}.cxi` is written; empty: nowhere
+    picture: also write `{scan_id}.png`
+    raw: also keep the frames as they came, in `{scan_id}.raw.h5`
+    """
+
+    folder: str = "archive"
+    picture: bool = True
+    raw: bool = False
+
+
+class HttpConfig(Section):
+    """Metrics and health over HTTP; port 0 turns it off."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+
+
+class TangoConfig(Section):
+    """The Tango device.
+
+    device: its name, or "off"
+    port: where it listens when no Tango database is configured (TANGO_HOST unset)
+    """
+
+    device: str = "braggd/daemon/1"
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 45450
+
+
+class ServiceConfig(Section):
+    """The process itself.
+
+    spool: folder where the stream is kept until its scan is reconstructed; empty: `spool` beside the archive
+    spool_limit_gb: oldest finished scans go first beyond this
+    keep_finished: finished scans kept in the spool for `Reprocess`
+    """
+
+    spool: str = ""
+    spool_limit_gb: Annotated[float, msgspec.Meta(gt=0)] = 20.0
+    keep_finished: Annotated[int, msgspec.Meta(ge=0)] = 3
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    source: SourceConfig = SourceConfig()
+    detector: DetectorConfig = DetectorConfig()
+    scan: ScanConfig = ScanConfig()
+    geometry: Geometry = Geometry()
+    inference: InferenceConfig = InferenceConfig()
+    phasing: PhasingConfig = PhasingConfig()
+    results: ResultsConfig = ResultsConfig()
+    archive: ArchiveConfig = ArchiveConfig()
+    http: HttpConfig = HttpConfig()
+    tango: TangoConfig = TangoConfig()
+    service: ServiceConfig = ServiceConfig()
+
+
+def load(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises ConfigError, with the file and the field in its message.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name a TOML file, or leave it out") from error
+    try:
+        return msgspec.toml.decode(text, type=Config)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Networks through ONNX Runtime, and what stands in for them."""

@@ -1,0 +1,1 @@
+"""Where results go: ZMQ, Tango, archive, HTTP, picture."""

@@ -1,0 +1,1 @@
+"""Phase retrieval: projections, support, recipes, ranking."""

@@ -1,0 +1,1 @@
+"""How frames arrive: streams, files, the replaying sender, the spool."""

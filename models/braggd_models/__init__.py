@@ -1,0 +1,1 @@
+"""Simulation, training, export and scoring of the networks that braggd runs."""
