@@ -22,7 +22,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the configuration file."""
 
 
-class SourceConfig(Section):
+class SourceConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where frames come from.
 
     endpoint: ZMQ endpoint of the detector's stream, or of the proxy that re-publishes it
@@ -37,7 +37,7 @@ class SourceConfig(Section):
     idle_timeout_s: Seconds = 10.0
 
 
-class DetectorConfig(Section):
+class DetectorConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The detector's own faults.
 
     name: as `braggd.scan.detector` knows it; empty: told by the stream, or by the frame's shape
@@ -50,7 +50,7 @@ class DetectorConfig(Section):
     saturation: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
-class ScanConfig(Section):
+class ScanConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How frames become a scan.
 
     peak: (row, column) of the Bragg peak on the detector; empty: found
@@ -63,7 +63,7 @@ class ScanConfig(Section):
     name: str = "{date}-{time}-{series}"
 
 
-class InferenceConfig(Section):
+class InferenceConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How networks run.
 
     providers: ONNX Runtime execution providers in order of preference
@@ -76,7 +76,7 @@ class InferenceConfig(Section):
     inpaint_model: str = ""
 
 
-class PhasingConfig(Section):
+class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The recipe of the iterative phasing.
 
     shape: largest (step, row, column) volume that is phased, cropped about the peak
@@ -97,7 +97,7 @@ class PhasingConfig(Section):
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class ResultsConfig(Section):
+class ResultsConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """ZMQ results.
 
     publish: PUB endpoint; every stage of every scan as it comes
@@ -108,7 +108,7 @@ class ResultsConfig(Section):
     requests: str = "tcp://127.0.0.1:5557"
 
 
-class ArchiveConfig(Section):
+class ArchiveConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Files left behind.
 
     folder: where `{scan_id}.cxi` is written; empty: nowhere
@@ -121,14 +121,14 @@ class ArchiveConfig(Section):
     raw: bool = False
 
 
-class HttpConfig(Section):
+class HttpConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Metrics and health over HTTP; port 0 turns it off."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
 
 
-class TangoConfig(Section):
+class TangoConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The Tango device.
 
     device: its name, or "off"
@@ -140,7 +140,7 @@ class TangoConfig(Section):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 45450
 
 
-class ServiceConfig(Section):
+class ServiceConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The process itself.
 
     spool: folder where the stream is kept until its scan is reconstructed; empty: `spool` beside the archive
@@ -153,7 +153,7 @@ class ServiceConfig(Section):
     keep_finished: Annotated[int, msgspec.Meta(ge=0)] = 3
 
 
-class Config(Section):
+class Config(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration."""
 
     source: SourceConfig = SourceConfig()

@@ -126,8 +126,9 @@ Event = SeriesStart | Frame | SeriesEnd | Corrupt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """What became of every frame of a scan: received = used + corrupt + duplicate + stray + dropped, expected = used + lost.
+    """What became of every frame of a scan.
 
+    received = used + corrupt + duplicate + stray + dropped; expected = used + lost
     expected: None until a header or the end of the series tells
     """
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-_FOLDER = Path("/dev/shm")  # noqa: S108 - POSIX shared memory on Linux is this folder
+_FOLDER = Path("/dev/shm")
 _PREFIX = "braggd"
 
 
