@@ -111,7 +111,7 @@ def test_a_mask_is_not_changed_by_whoever_uses_it():
 
 
 def test_pyfai_keeps_silent_even_where_warnings_are_errors():
-    code = "import logging; logging.basicConfig(level="INFO")\nfrom braggd.scan.detector import detector\n"
+    code = "import logging; logging.basicConfig(level='INFO')\nfrom braggd.scan.detector import detector\n"
     code += "detector('EIGER2 4M'); detector('lambda 9m')\ntry: detector('nonsense')\nexcept Exception: pass"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
