@@ -71,6 +71,7 @@ class SeriesStart:
     shape: (rows, columns) of a frame, None where unknown
     pixel_mask: (row, column) uint32, 0 where a pixel is good, None where unknown
     saturation: counts from which a pixel is saturated, None where unknown
+    warnings: what of the header could not be used, and which threshold is taken where there are several
     """
 
     series: str
@@ -80,6 +81,7 @@ class SeriesStart:
     saturation: float | None = None
     detector: str = ""
     geometry: Geometry = field(default_factory=Geometry)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
