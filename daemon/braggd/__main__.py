@@ -1,0 +1,5 @@
+"""`python -m braggd` is `braggd`."""
+
+from braggd.cli import main
+
+main()

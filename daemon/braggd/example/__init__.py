@@ -1,0 +1,8 @@
+"""The measured scan that is shipped: Au 111, APS 34-ID-C, see the licence beside it."""
+
+from pathlib import Path
+
+
+def example_scan() -> Path:
+    """The file of the shipped scan."""
+    return Path(__file__).with_name("aps_34idc_S0054.h5")

@@ -1,0 +1,127 @@
+"""The whole chain from a scan to a crystal, readable on one screen."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from braggd.config import Config
+from braggd.crystal.geometry import missing
+from braggd.crystal.strain import crystal_from, strain_rms
+from braggd.data import Crystal, Reconstruction, Scan, Stage
+from braggd.errors import BraggdError
+from braggd.inference.inpaint import inpaint
+from braggd.phasing.retrieve import retrieve
+from braggd.scan.hot import hot_pixels
+from braggd.scan.region import phasing_region
+
+Progress = Callable[[float, str], None]
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds by step."""
+
+    steps: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def lap(self, step: str) -> None:
+        """Enter the time since the last lap."""
+        now = time.perf_counter()
+        self.steps[step] = round(now - self._last, 4)
+        self._last = now
+
+
+def reconstruct(
+    scan: Scan, config: Config, progress: Progress | None = None, stop: Callable[[], bool] | None = None
+) -> Iterator[Reconstruction]:
+    """Reconstruct a scan, stage by stage; each is yielded as soon as it exists.
+
+    progress: told the share done, 0..1, and what is being done; stop: asked now and then whether to give up
+
+    Raises BraggdError, with a sentence, where there is nothing to reconstruct.
+    """
+    clock, warnings = Clock(), list(scan.warnings)
+
+    hot = hot_pixels(scan.counts, scan.valid)
+    valid = scan.valid & ~hot
+    region = phasing_region(scan.counts, valid, config.phasing.shape)
+    crop = tuple(slice(*edge) for edge in region)
+    counts, valid = np.ascontiguousarray(scan.counts[crop]), np.ascontiguousarray(valid[crop])
+    clock.lap("select")
+
+    filled = inpaint(counts, valid, config.inference)
+    warnings += filled.warnings
+    clock.lap("inpaint")
+
+    retrieved = retrieve(
+        np.sqrt(np.where(valid, counts, 0)), valid, config.phasing,
+        guess=np.sqrt(filled.counts), progress=progress, stop=stop,
+    )  # fmt: skip
+    warnings += retrieved.warnings
+    clock.lap("phase")
+
+    crystal, why_not = _crystal(scan, retrieved.density, retrieved.support)
+    warnings += why_not
+    clock.lap("crystal")
+
+    metrics = dict(retrieved.metrics)
+    if crystal is not None:
+        metrics["strain_rms"] = strain_rms(crystal)
+    yield Reconstruction(
+        scan_id=scan.scan_id,
+        stage=Stage.REFINED,
+        counts=counts,
+        valid=valid,
+        inpainted=filled.counts,
+        region=_within_raw(region, scan.origin),
+        density=retrieved.density,
+        support=retrieved.support,
+        geometry=scan.geometry,
+        crystal=crystal,
+        metrics=metrics,
+        warnings=tuple(dict.fromkeys(warnings)),
+        timing=clock.steps,
+        provenance=_provenance(config, filled.method, filled.provider, filled.model_hash, int(hot.sum()), scan),
+    )
+
+
+def _crystal(scan: Scan, density: np.ndarray, support: np.ndarray) -> tuple[Crystal | None, list[str]]:
+    unknown = missing(scan.geometry)
+    if unknown:
+        return None, [
+            f"the geometry lacks {', '.join(unknown)}; the crystal stays in the detector frame without strain"
+        ]
+    try:
+        return crystal_from(density, support, scan.geometry), []
+    except BraggdError as error:
+        return None, [str(error)]
+
+
+def _within_raw(
+    region: tuple[tuple[int, int], tuple[int, int], tuple[int, int]], origin: tuple[int, int, int]
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    z, y, x = ((start + o, stop + o) for (start, stop), o in zip(region, origin, strict=True))
+    return z, y, x
+
+
+def _provenance(config: Config, method: str, provider: str, model_hash: str, hot: int, scan: Scan) -> dict[str, object]:
+    packages = ("braggd", "numpy", "scipy", "h5py", "onnxruntime")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "config": msgspec.to_builtins(config),
+        "versions": versions,
+        "inpainting": {"method": method, "provider": provider, "model_sha256": model_hash},
+        "hot_pixels": hot,
+        "ledger": {name: getattr(scan.ledger, name) for name in scan.ledger.__slots__},
+    }

@@ -1,0 +1,88 @@
+"""`braggd watch`: a running daemon in the terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from braggd.client import Client
+from braggd.data import Result, Status
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+class View:
+    """What is shown: the status, the rocking curve, and one row per stage."""
+
+    def __init__(self) -> None:
+        self.status = Status()
+        self.curve = ""
+        self.stages: dict[tuple[str, str], Result] = {}
+
+    def take(self, message: Result | Status) -> None:
+        """Show a message of the daemon."""
+        if isinstance(message, Status):
+            self.status = message
+            return
+        self.stages.pop((message.scan_id, message.stage), None)
+        self.stages[message.scan_id, message.stage] = message
+        if message.stage == "live":
+            self.curve = sparkline(np.asarray(message.array("rocking_curve"), float), 60)
+
+    def __rich__(self) -> RenderableType:
+        s = self.status
+        style = {"ALARM": "yellow", "FAULT": "red", "RUNNING": "cyan"}.get(s.state, "green")
+        frames = f"{s.frames_received}/{s.frames_expected or '?'} frames" if s.frames_received else ""
+        head = Text.assemble((f"{s.state:8}", f"bold {style}"), f" {s.activity or 'waiting for a scan'}  {frames}")
+        rows: list[RenderableType] = [head, ProgressBar(total=1.0, completed=s.progress, width=62)]
+        if self.curve:
+            rows.append(Text(f"rocking curve {self.curve}", style="dim"))
+        rows += [Text(f"{name}: {sentence}", style="yellow") for name, sentence in s.degraded.items()]
+        if self.stages:
+            rows.append(stage_table(list(self.stages.values())[-8:]))
+        return Group(*rows)
+
+
+def watch(publish: str) -> None:
+    """Follow a daemon until Ctrl-C."""
+    view = View()
+    with Client(publish=publish) as client, Live(view, console=Console(), refresh_per_second=8):
+        for message in client.messages():
+            view.take(message)
+
+
+def stage_table(results: list[Result]) -> Table:
+    """One row per stage: time after the last frame, and the metrics."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("scan", "stage", "after last frame", "LLK", "support / voxels", "components", "strain rms"):
+        table.add_column(column, justify="left" if column in ("scan", "stage") else "right")
+    for result in results:
+        m = result.metrics
+        table.add_row(
+            result.scan_id,
+            result.stage,
+            _number(result.timing.get("latency"), "{:.1f} s"),
+            _number(m.get("llk"), "{:.3f}"),
+            _number(m.get("support_voxels"), "{:.0f}"),
+            _number(m.get("components"), "{:.0f}"),
+            _number(m.get("strain_rms"), "{:.2e}"),
+        )
+    return table
+
+
+def sparkline(curve: np.ndarray, width: int) -> str:
+    """A curve as one line of block characters."""
+    if not len(curve) or not np.nanmax(curve) > 0:
+        return ""
+    edges = np.linspace(0, len(curve), min(width, len(curve)) + 1).astype(int)
+    values = np.array([np.nanmax(curve[a:b]) for a, b in zip(edges, edges[1:], strict=False)])
+    scaled = np.log1p(values) / np.log1p(values.max())
+    return "".join(_BARS[int(value * (len(_BARS) - 1))] for value in scaled)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None or value != value else form.format(value)
