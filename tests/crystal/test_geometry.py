@@ -151,6 +151,7 @@ def test_missing_names_exactly_what_the_transformation_needs(measured):
     assert "angles_deg.theta" in missing(inner)
     assert "angles_deg.gamma" in missing(inner)
     assert "angles_deg.phi" not in missing(inner)  # moves with the crystal, changes nothing
+    assert missing(_changed(measured, {"diffractometer": "lunar", "rocking_motor": "swing"})) == ()
 
 
 @pytest.mark.parametrize(

@@ -85,16 +85,17 @@ DIFFRACTOMETERS = {
 def missing(geometry: Geometry) -> tuple[str, ...]:
     """The fields that must be known before the object can be brought into the laboratory frame.
 
-    Motors inside the rocked one do not matter and are not asked for.
-    Raises GeometryError for an unknown diffractometer.
+    Motors inside the rocked one do not matter and are not asked for. What is known but impossible, as a diffractometer
+    or motor that does not exist, is not missing; it raises GeometryError later.
     """
     fields = ("diffractometer", "energy_kev", "distance_m", "pixel_size_m", "rocking_motor")
     names = [name for name in fields if getattr(geometry, name) in (None, "")]
     if len(geometry.rocking_deg) < 2:
         names.append("rocking_deg")
-    if geometry.diffractometer:
-        stack = _diffractometer(geometry)
-        needed = stack.detector + (_outside(stack, geometry.rocking_motor) if geometry.rocking_motor else ())
+    stack = DIFFRACTOMETERS.get(geometry.diffractometer)
+    if stack is not None:
+        rocked = [n for n, circle in enumerate(stack.sample) if geometry.rocking_motor in circle.names]
+        needed = stack.detector + stack.sample[: rocked[0] if rocked else 0]
         names += [f"angles_deg.{c.names[0]}" for c in needed if not set(c.names) & set(geometry.angles_deg)]
     return tuple(names)
 
@@ -160,6 +161,8 @@ class _Known:
 def _known(geometry: Geometry) -> _Known:
     """The numbers of a geometry that is complete and possible."""
     energy, distance, pixel = geometry.energy_kev, geometry.distance_m, geometry.pixel_size_m
+    if geometry.diffractometer:
+        _diffractometer(geometry)
     absent = missing(geometry)
     if absent or energy is None or distance is None or pixel is None:
         raise GeometryError(f"geometry: {', '.join(absent)} not known; give them in the scan file or under [geometry]")
