@@ -23,7 +23,8 @@ from braggd.sources.simplon_v1 import Part, from_base64
 _CHANNEL: Final = "threshold_1"
 _ROW_MAJOR, _COLUMN_MAJOR, _COMPRESSED, _SELF_DESCRIBED = 40, 1040, 56500, 55799
 _MAX_DEPTH: Final = 32
-_UNUSED_TAGS: Final = {tag: lambda decoder, immutable: decoder.decode(immutable=immutable) for tag in (0, 1, 30, 35)}
+_UNUSED_TAGS: Final = (0, 1, 4, 5, 30, 35, 36, 37, 100, 260, 261, 1004)
+_AS_THEY_ARE: Final = {tag: lambda value, immutable: value for tag in _UNUSED_TAGS}
 
 
 def decode(part: Part) -> Event:
@@ -38,7 +39,7 @@ def decode(part: Part) -> Event:
 
 def _map(part: Part) -> Mapping[str, Any]:
     try:
-        found = cbor2.loads(part, semantic_decoders=_UNUSED_TAGS, max_depth=_MAX_DEPTH, strict_hashable_types=True)
+        found = cbor2.loads(part, semantic_decoders=_AS_THEY_ARE, max_depth=_MAX_DEPTH, strict_hashable_types=True)
     except (cbor2.CBORDecodeError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise StreamError(f"the message is not readable as CBOR ({fields.shown(str(error))})") from error
     if isinstance(found, cbor2.CBORTag) and found.tag == _SELF_DESCRIBED:
