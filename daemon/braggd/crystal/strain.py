@@ -46,15 +46,16 @@ def crystal_from(density: Complex3, support: Bool3, geometry: Geometry) -> Cryst
     q_centre = scattering_vector(geometry)
     edges = direct_basis(geometry, _shape3(density))
     flat = without_ramp(density, support)
-    modulus_phase, inside, voxel_size = _in_laboratory(flat, support, edges)
+    moved, inside, voxel_size = _in_laboratory(flat, support, edges)
 
-    phase = unwrapped(modulus_phase, inside)
+    phase = unwrapped(moved, inside)
     length = float(np.linalg.norm(q_centre))
     along_q = (q_centre / length)[::-1]
-    gradient = _slope_along(modulus_phase, inside, along_q) / (voxel_size * 10.0)
+    gradient = _slope_along(moved, inside, along_q) / (voxel_size * 10.0)
     strain = np.where(inside, -gradient / length, 0.0)
     strain -= np.where(inside, strain[inside].mean(), 0.0)
-    modulus = np.abs(modulus_phase)
+    # A spline overshoots at sharp faces; no voxel is denser than what was phased.
+    modulus = np.minimum(np.abs(moved), np.abs(density[support]).max())
     return Crystal(
         modulus=(modulus / modulus.max()).astype(np.float32),
         phase=phase.astype(np.float32),
