@@ -14,12 +14,11 @@ import pytest
 import zmq
 from braggd import wire
 from braggd.client import Client
-from braggd.config import ResultsConfig
 from braggd.data import Geometry, NamedArray, Result, Stage, Status
 from braggd.errors import ClientError, OutletError
 from braggd.outlets.zmq import ResultServer
 
-FREE = ResultsConfig(publish="tcp://127.0.0.1:*", requests="tcp://127.0.0.1:*")
+ANY_PORT = "tcp://127.0.0.1:*"
 
 
 def result(scan_id: str = "S1", stage: Stage = Stage.DL, value: float = 1.0) -> Result:
@@ -52,7 +51,7 @@ def server() -> Iterator[ResultServer]:
             time.sleep(0.6)
         return {"did": name, **arguments}
 
-    with ResultServer(FREE, handler) as running:
+    with ResultServer(ANY_PORT, ANY_PORT, handler) as running:
         yield running
 
 
@@ -193,10 +192,10 @@ def test_time_outs_say_what_was_waited_for_and_how_long(client: Client) -> None:
 
 
 def test_a_client_hears_a_daemon_that_was_started_again() -> None:
-    with ResultServer(FREE) as first:
+    with ResultServer(ANY_PORT, ANY_PORT) as first:
         client = Client(first.publish_endpoint, first.requests_endpoint)
         client.subscribe()
-    with client, ResultServer(ResultsConfig(publish=client.publish, requests=client.requests)) as second:
+    with client, ResultServer(client.publish, client.requests) as second:
         assert isinstance(client.receive(timeout_s=5), Status), "what the first one sent"
         assert isinstance(client.receive(timeout_s=5), Status), "the second one's greeting"
         second.publish(result("after"))

@@ -12,14 +12,12 @@ import psutil
 import pytest
 import zmq
 from braggd.client import Client
-from braggd.config import ResultsConfig
 from braggd.data import NamedArray, Result, Stage, Status
 from braggd.errors import ClientError, OutletError
 from braggd.outlets.memory import Memory
 from braggd.outlets.zmq import ResultServer
 
 ANY_PORT = "tcp://127.0.0.1:*"
-FREE = ResultsConfig(publish=ANY_PORT, requests=ANY_PORT)
 
 MEGABYTE = 1 << 20
 
@@ -33,7 +31,7 @@ def result(scan_id: str, stage: Stage, size: int) -> Result:
 def test_a_subscriber_that_never_reads_costs_bounded_time_and_memory(stage: Stage) -> None:
     """2 GB are published past three subscribers that read nothing; one that reads gets the newest result."""
     limit = 64 * MEGABYTE
-    with ResultServer(FREE, keep_bytes=limit) as server, zmq.Context() as context:
+    with ResultServer(ANY_PORT, ANY_PORT, keep_bytes=limit) as server, zmq.Context() as context:
         deaf = [context.socket(zmq.SUB) for _ in range(3)]
         for subscriber in deaf:
             subscriber.linger = 0
@@ -59,7 +57,7 @@ def test_a_subscriber_that_never_reads_costs_bounded_time_and_memory(stage: Stag
 
 
 def test_a_client_that_asks_and_never_reads_costs_bounded_memory() -> None:
-    with ResultServer(FREE) as server, zmq.Context() as context:
+    with ResultServer(ANY_PORT, ANY_PORT) as server, zmq.Context() as context:
         server.publish(result("S1", Stage.FINAL, 16 * MEGABYTE))
         deaf = context.socket(zmq.DEALER)
         deaf.linger = 0
@@ -77,7 +75,7 @@ def test_a_client_that_asks_and_never_reads_costs_bounded_memory() -> None:
 
 @pytest.mark.parametrize("kind", [zmq.REQ, zmq.DEALER])
 def test_any_zmq_client_gets_an_answer(kind: int) -> None:
-    with ResultServer(FREE) as server, zmq.Context() as context:
+    with ResultServer(ANY_PORT, ANY_PORT) as server, zmq.Context() as context:
         socket = context.socket(kind)
         socket.connect(server.requests_endpoint)
         server.publish_status(Status(state="ON"))
@@ -101,18 +99,18 @@ def test_any_zmq_client_gets_an_answer(kind: int) -> None:
 
 
 def test_an_endpoint_in_use_is_named_with_what_to_do() -> None:
-    with ResultServer(FREE) as server:
+    with ResultServer(ANY_PORT, ANY_PORT) as server:
         with pytest.raises(OutletError, match=f"{server.publish_endpoint}: another .*; set results.publish to another"):
-            ResultServer(ResultsConfig(publish=server.publish_endpoint, requests=ANY_PORT))
+            ResultServer(server.publish_endpoint, ANY_PORT)
         with pytest.raises(OutletError, match=f"{server.requests_endpoint}: another .*; set results.requests to"):
-            ResultServer(ResultsConfig(publish=ANY_PORT, requests=server.requests_endpoint))
+            ResultServer(ANY_PORT, server.requests_endpoint)
         for nonsense in ("nonsense", "tcp://127.0.0.1", "carrier-pigeon://loft:1"):
             with pytest.raises(OutletError, match=f"{nonsense}: cannot be served"):
-                ResultServer(ResultsConfig(publish=nonsense, requests=ANY_PORT))
+                ResultServer(nonsense, ANY_PORT)
 
 
 def test_a_live_array_may_go_on_growing_after_it_was_published() -> None:
-    with ResultServer(FREE) as server:
+    with ResultServer(ANY_PORT, ANY_PORT) as server:
         curve = np.zeros(50_000, np.float32)
         live = Result(
             scan_id="S1", stage=Stage.LIVE, arrays=(NamedArray(name="rocking_curve", data=curve, axes=("step",)),)
@@ -126,8 +124,7 @@ def test_a_live_array_may_go_on_growing_after_it_was_published() -> None:
 
 
 def test_what_was_published_before_closing_still_goes_out() -> None:
-    server = ResultServer(FREE)
-    server.start()
+    server = ResultServer(ANY_PORT, ANY_PORT)
     with Client(server.publish_endpoint, server.requests_endpoint) as client:
         client.subscribe()
         server.publish(result("S1", Stage.FINAL, 2 * MEGABYTE))
@@ -142,10 +139,8 @@ def test_what_was_published_before_closing_still_goes_out() -> None:
 def test_a_hanging_command_does_not_keep_the_process_from_ending() -> None:
     script = """
 import time, zmq
-from braggd.config import ResultsConfig
 from braggd.outlets.zmq import ResultServer
-FREE = ResultsConfig(publish="tcp://127.0.0.1:*", requests="tcp://127.0.0.1:*")
-with ResultServer(FREE, lambda name, arguments: time.sleep(60)) as server:
+with ResultServer("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", lambda name, arguments: time.sleep(60)) as server:
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.connect(server.requests_endpoint)
         dealer.send(b'{"request": "stop"}')
@@ -174,10 +169,10 @@ def test_memory_keeps_the_newest_scans_and_never_cuts_the_newest() -> None:
 
 def test_closing_gives_every_descriptor_back() -> None:
     process = psutil.Process()
-    with ResultServer(FREE):
+    with ResultServer(ANY_PORT, ANY_PORT):
         pass
     before = process.num_fds()
     for _ in range(10):
-        with ResultServer(FREE) as server:
+        with ResultServer(ANY_PORT, ANY_PORT) as server:
             server.publish(result("S1", Stage.FINAL, MEGABYTE))
     assert process.num_fds() <= before + 2

@@ -338,10 +338,10 @@ def serve(device: str, host: str, port: int, publish: str, requests: str) -> Non
     """
     BraggDaemon.publish, BraggDaemon.requests = publish, requests
     if database := tango.ApiUtil.get_env_var("TANGO_HOST"):
-        BraggDaemon.run_server(["BraggDaemon", registered(device, database)])
+        BraggDaemon.run_server([registered(device, database)])
         return
     check_free(host, port)
-    BraggDaemon.run_server(["BraggDaemon", "braggd", "-nodb", "-host", host, "-port", str(port), "-dlist", device])
+    BraggDaemon.run_server(["braggd", "-nodb", "-host", host, "-port", str(port), "-dlist", device])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,6 @@ import numpy as np
 import zmq
 
 from braggd import wire
-from braggd.config import ResultsConfig
 from braggd.data import NamedArray, Result, Stage, Status
 from braggd.errors import BraggdError, OutletError
 from braggd.outlets.memory import Memory
@@ -44,9 +43,8 @@ _log = logging.getLogger(__name__)
 class ResultServer:
     """Publishes results and status, and answers requests, from a thread of its own.
 
-    The endpoints are taken at once and served from `start` on; `tcp://127.0.0.1:*` takes a free port, and
-    `publish_endpoint` and `requests_endpoint` tell which. JSON requests come from REQ or DEALER sockets,
-    `{"request": NAME, ...}`:
+    publish: endpoint that clients subscribe to; `tcp://127.0.0.1:*` takes a free port, and `publish_endpoint` tells
+    requests: endpoint for JSON requests from REQ or DEALER sockets, `{"request": NAME, ...}`:
         "last" (optional "scan_id", "stage") -> the parts of the newest such result
         "results" -> {"results": [{"scan_id", "stage"}, ...]}, oldest first
         "scans" -> {"scans": [scan_id, ...]}, oldest first
@@ -62,7 +60,8 @@ class ResultServer:
 
     def __init__(
         self,
-        config: ResultsConfig,
+        publish: str,
+        requests: str,
         handler: Handler | None = None,
         *,
         keep_scans: int = 3,
@@ -80,9 +79,9 @@ class ResultServer:
         self._context = zmq.Context()
         try:
             # XPUB, so that a new subscription is seen and answered with the status: proof that it has arrived.
-            self._publisher = self._bind(zmq.XPUB, config.publish, "results.publish", _QUEUE_RESULTS)
+            self._publisher = self._bind(zmq.XPUB, publish, "results.publish", _QUEUE_RESULTS)
             self._publisher.setsockopt(zmq.XPUB_VERBOSE, 1)
-            self._router = self._bind(zmq.ROUTER, config.requests, "results.requests", _QUEUE_REPLIES)
+            self._router = self._bind(zmq.ROUTER, requests, "results.requests", _QUEUE_REPLIES)
         except OutletError:
             self._context.destroy(linger=0)
             raise
@@ -90,21 +89,17 @@ class ResultServer:
         self.requests_endpoint = _reachable(self._router)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._serve, name="results", daemon=True)
+        self._thread.start()
+        # A daemon thread: a command that hangs must not keep the process from ending.
+        threading.Thread(target=self._run_commands, name="commands", daemon=True).start()
 
     def __enter__(self) -> Self:
-        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def start(self) -> None:
-        """Serve; what was published before goes out now."""
-        self._thread.start()
-        # A daemon thread: a command that hangs must not keep the process from ending.
-        threading.Thread(target=self._run_commands, name="commands", daemon=True).start()
 
     def publish(self, result: Result) -> None:
         """Hand a result over, from any thread; returns at once.
@@ -133,8 +128,7 @@ class ResultServer:
             return
         self._closing = True
         self._wake_up()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
         self._context.destroy(linger=_LINGER_MS)
         with self._lock:
             self._closed = True
