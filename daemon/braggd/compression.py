@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 import struct
+from dataclasses import replace
 from itertools import count
 from typing import Any, Final
 
@@ -54,6 +55,34 @@ def decompress(frame: Frame) -> NDArray[Any]:
         raise _corrupt(frame, f"has the impossible shape {frame.shape}")
     pixels = np.frombuffer(_decoded(frame, payload, size), frame.dtype).reshape(frame.shape)
     return pixels if frame.dtype.isnative else pixels.astype(frame.dtype.newbyteorder("="))
+
+
+def decompress_rows(frame: Frame, start: int, stop: int) -> NDArray[Any]:
+    """Rows start..stop of a frame, as `decompress` would give them, without decoding the others where that can be.
+
+    Bitshuffle-LZ4 is a chain of independent blocks: those outside the rows are stepped over, so that a truncated
+    frame is still noticed, but not damage inside them.
+
+    Raises CorruptFrame as `decompress` does.
+    """
+    if not (frame.encoding == "bslz4" or _BITSHUFFLE.fullmatch(frame.encoding)) or 0 in frame.shape:
+        return decompress(frame)[start:stop]
+    payload = memoryview(frame.payload).cast("B")
+    size = frame.shape[0] * frame.shape[1] * frame.dtype.itemsize
+    _check_declared(frame, payload, size)
+    block = _FRAMING.unpack_from(payload)[1]
+    row_bytes = frame.shape[1] * frame.dtype.itemsize
+    if block <= 0 or block % (8 * frame.dtype.itemsize):
+        return decompress(frame)[start:stop]
+    first, last = start * row_bytes // block, min(-(-stop * row_bytes // block), size // block)
+    if last * block < stop * row_bytes:  # the last block is shorter than the others
+        return decompress(frame)[start:stop]
+    begin, end = _span_of_blocks(frame, payload, first, last, size // block)
+    part = b"".join((_FRAMING.pack((last - first) * block, block), payload[begin:end]))
+    whole = replace(frame, shape=((last - first) * block // frame.dtype.itemsize, 1), payload=part)
+    flat = decompress(whole).reshape(-1)
+    skipped = (start * row_bytes - first * block) // frame.dtype.itemsize
+    return flat[skipped : skipped + (stop - start) * frame.shape[1]].reshape(stop - start, frame.shape[1])
 
 
 def compress(array: NDArray[Any], encoding: str) -> bytes:
@@ -105,6 +134,24 @@ def _check_declared(frame: Frame, payload: memoryview, size: int) -> None:
     declared, _ = _FRAMING.unpack_from(payload)
     if declared != size:
         raise _corrupt(frame, f"declares {declared} bytes where {size} were expected")
+
+
+def _span_of_blocks(frame: Frame, payload: memoryview, first: int, last: int, blocks: int) -> tuple[int, int]:
+    """Where blocks first..last lie in the payload; all block headers are walked, to notice a truncated frame."""
+    at, begin, end = _FRAMING.size, 0, 0
+    read = _BLOCK.unpack_from
+    try:
+        for index in range(blocks):
+            if index == first:
+                begin = at
+            elif index == last:
+                end = at
+            at += 4 + read(payload, at)[0]
+    except struct.error as error:
+        raise _corrupt(frame, f"ends after {len(payload)} bytes, in the midst of its blocks") from error
+    if at > len(payload):
+        raise _corrupt(frame, f"ends after {len(payload)} bytes, in the midst of its blocks")
+    return begin, end or at
 
 
 def _run(frame: Frame, payload: bytes | memoryview, algorithm: str, element: int) -> bytes:

@@ -119,6 +119,8 @@ def test_every_frame_of_a_series_arrives(eiger: Eiger, stream_format: str, heade
     assert start.shape == SHAPE
     assert [image.index for image in images if isinstance(image, Frame)] == list(range(frames))
     assert {event.series for event in events} == {start.series}
+    sums = {int(decompress(image).sum()) for image in images[::30] if isinstance(image, Frame)}
+    assert len(sums) == 1, "the simulator sends the same picture again and again"
 
 
 @pytest.mark.parametrize("stream_format", ["legacy", "cbor"])

@@ -100,10 +100,7 @@ class SpoolReader:
         return self.records()
 
     def records(self, start: int = 0) -> Iterator[tuple[int, list[memoryview]]]:
-        """(offset, parts) of every whole message from an offset on; ends where a record is torn.
-
-        The offset behind the last message is that of the next: `start` to go on from there.
-        """
+        """(offset, parts) of every whole message from an offset on; ends where a record is torn."""
         offset = start
         while (found := self._lengths(offset)) is not None:
             lengths, body = found
@@ -120,6 +117,13 @@ class SpoolReader:
         if parts is None:
             raise SourceError(f"{self.path}: no whole message begins at byte {offset}; the file was cut short")
         return parts
+
+    def after(self, offset: int) -> int:
+        """Where the message after the one at an offset begins: `start` of `records` to go on from there."""
+        found = self._lengths(offset)
+        if found is None:
+            raise SourceError(f"{self.path}: no whole message begins at byte {offset}; the file was cut short")
+        return found[1] + sum(found[0])
 
     def intact_size(self) -> int:
         """Where the last whole message ends; payloads are not read."""
