@@ -24,7 +24,7 @@ from braggd.config import Config
 from braggd.data import Outcome, Result, Stage, Status
 from braggd.errors import BraggdError, OutletError
 from braggd.ingest import Closed, Ingest, Preparation, take_again
-from braggd.outlets.archive import list_archive, read_summary
+from braggd.outlets.archive import archive_path, list_archive, read_summary
 from braggd.outlets.http import HttpServer
 from braggd.outlets.metrics import Metrics
 from braggd.outlets.tango import command_line as tango_command_line
@@ -37,6 +37,7 @@ _TICK_S = 0.1
 _STATUS_EVERY_S = 0.5
 _GRACE_S = 8.0  # from SIGTERM to the end; systemd and the README promise 10 s
 _LOW_DISK_GB = 1.0
+_KEPT_BYTES = 300_000_000  # of older scans' results, for clients that come late
 _RESTARTS = 3  # of the reconstruction process within a minute, before the state is FAULT
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,9 @@ class Service:
         )
         self.ingest = Ingest(config, self.spool.folder, self._closed.put, self._publish, self._count)
         self.stream = FrameStream(config.source.endpoint, config.source.pattern, config.source.queue_frames)
-        self.results = ResultServer(config.results, self._command)
+        self.results = ResultServer(
+            config.results.publish, config.results.requests, self._command, keep_bytes=_KEPT_BYTES
+        )
         self.http = (
             HttpServer(
                 config.http,
@@ -86,7 +89,7 @@ class Service:
                 status=lambda: self.status,
                 health=self._health,
                 scans=lambda: list_archive(self._archive) if self._archive else [],
-                scan=lambda scan_id: read_summary(self._archive / f"{scan_id}.cxi") if self._archive else {},
+                scan=lambda scan_id: read_summary(archive_path(self._archive, scan_id)) if self._archive else {},
                 archive=self._archive,
             )
             if config.http.port
@@ -110,7 +113,6 @@ class Service:
 
     def start(self) -> None:
         """Start everything; the stream is read from here on."""
-        self.results.start()
         if self.http is not None:
             self.http.start()
         self._worker = Worker(self.config)

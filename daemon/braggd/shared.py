@@ -32,7 +32,8 @@ def create(shape: tuple[int, ...], dtype: Any) -> tuple[ArrayHandle, NDArray[Any
     descriptor = os.open(_FOLDER / handle.name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     try:
         os.posix_fallocate(descriptor, 0, size)
-        memory = mmap.mmap(descriptor, size)
+        # Pages are mapped now, at once: a fault for each, later, would cost the ingest as much as its frames.
+        memory = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     except OSError:
         unlink(handle)
         raise

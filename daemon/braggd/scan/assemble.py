@@ -18,10 +18,10 @@ from braggd.scan.detector import Detector, detector, from_shape, load_mask
 from braggd.scan.region import Peak, find_peaks, window_about
 
 _LOOKS = (8, 16, 32, 64, 128, 256)  # frames after which the peak is looked for; each look costs some milliseconds
-_SURE = 200.0  # photons in the summed peak's 3 x 3 median from which the window is trusted while frames still come
+_SURE = 25.0  # photons in the summed peak's 3 x 3 median from which the window is trusted while frames still come
 _RIVAL = 0.2  # a second spot with this share of the photons is compared by its rocking curve
 _SAMPLES = 48  # frames read again for that comparison
-_EVERY = 4  # once the window is known, the whole frame is summed only this often
+_SUMMED = 50  # of a long scan, only about so many frames are summed whole; a peak spans several
 _MOST_BYTES = 6_000_000_000  # a header may promise more frames than will ever come
 
 log = logging.getLogger(__name__)
@@ -72,13 +72,14 @@ class Assembly:
         self._used: dict[int, bool] = {}  # rocking step -> whether it lies in the volume already
         self._detector: Detector | None = None
         self._blind: NDArray[np.bool_] | None = None
-        self._sum: NDArray[np.uint64] | None = None
+        self._sum: NDArray[np.uint32 | np.float64] | None = None
         self._summed = 0
         self._peak: tuple[int, int] | None = None
         self._window: Window | None = None
         self._volume: _Volume | None = None
         self._saturation = 0.0
         self._no_value = -1
+        self._every = max(1, (start.frames_expected or 0) // _SUMMED)
         if start.shape is not None:
             self._prepare(start.shape)
 
@@ -114,9 +115,10 @@ class Assembly:
             (self._sum.shape[0], self._sum.shape[1]),
         )
         crop = (slice(*window[0]), slice(*window[1]))
-        summed = self._sum[crop] if self._volume is None else self._volume.frame_sum
+        volume = self._volume if self._window is not None else None
+        summed = volume.frame_sum if volume is not None else self._sum[crop]
         frame_sum = np.where(self._blind[crop], 0, summed).astype(np.float32)
-        curve = np.zeros(0, np.float32) if self._volume is None else self._volume.curve.copy()
+        curve = volume.curve.copy() if volume is not None else np.zeros(0, np.float32)
         metrics = {"peak_row": float("nan"), "peak_column": float("nan"), "peak_step": float("nan")}
         if self._peak is not None:
             metrics |= {"peak_row": float(self._peak[0]), "peak_column": float(self._peak[1])}
@@ -143,17 +145,18 @@ class Assembly:
         """
         if self._sum is None or self._blind is None or not self._used:
             raise RegionError(f"scan {self.scan_id}: no usable frame came; see the frames' outcomes in the metrics")
-        self._settle_window(self._decide_peak(), self._sum.shape)
+        window = self._settle_window(self._decide_peak(), self._sum.shape)
         steps = self._steps()
-        self._fill([step for step, placed in self._used.items() if not placed])
-        if self._volume is None:  # every frame that had to be read again is lost
-            raise RegionError(f"scan {self.scan_id}: its frames could not be read again from the spool")
+        if self._volume is None:
+            self._volume = _Volume(steps, *(stop - start for start, stop in window))
+            self._volume.aim(window)
+        self._fill([step for step, placed in self._used.items() if not placed], window)
         counts = self._volume.counts
         missing = [step for step in range(steps) if step not in self._used]
+        self._count(expected=steps, lost=len(missing))
         if missing:
-            self._count(lost=self.ledger.lost + len(missing))
             self.warn(f"{len(missing)} of {steps} frames missing, first {missing[0]}; their planes are masked")
-        rows, columns = self._volume.window
+        rows, columns = window
         valid_handle, valid = shared.create(counts.shape, np.bool_)
         np.isfinite(counts, out=valid)
         valid &= ~self._blind[slice(*rows), slice(*columns)]
@@ -197,40 +200,49 @@ class Assembly:
             self.warn(f"frame {frame.index} has {frame.shape[0]}x{frame.shape[1]} pixels, not {own}; it is left out")
             return Outcome.CORRUPT
         try:
-            pixels = compression.decompress(frame)
+            self._place(frame)
         except CorruptFrame as error:
             self.warn(str(error))
             return Outcome.CORRUPT
-        self._place(frame.index, pixels)
         return Outcome.USED
 
-    def _place(self, step: int, pixels: NDArray[Any]) -> None:
-        if self._sum is None:
-            self._sum = np.zeros(pixels.shape, np.uint64)
-            if np.issubdtype(pixels.dtype, np.unsignedinteger):
-                self._no_value = int(np.iinfo(pixels.dtype).max)
-        self._used[step] = False
-        if self._window is None or len(self._used) % _EVERY == 0:
-            np.add(self._sum, pixels, out=self._sum, casting="unsafe")
-            self._summed += 1
+    def _place(self, frame: Frame) -> None:
+        """Sum the frame if its turn has come, and copy its window if that is known."""
+        summed = frame.index % self._every == 0 or self._sum is None
+        if self._window is not None and self._volume is not None and not summed:
+            self._copy(frame.index, compression.decompress_rows(frame, *self._window[0]))
+            return
+        pixels = compression.decompress(frame)
+        self._used[frame.index] = False
+        if summed:
+            self._add_up(pixels)
         if self._window is None and len(self._used) in _LOOKS and (peak := self._find_peak(sure=True)) is not None:
             self._settle_window(peak, pixels.shape)
-        if self._volume is not None:
-            self._used[step] = self._volume.place(step, pixels, self._blind, self._no_value)
+        if self._window is not None and self._volume is not None:
+            self._copy(frame.index, pixels[slice(*self._window[0])])
 
-    def _fill(self, steps: list[int]) -> None:
+    def _copy(self, step: int, band: NDArray[Any]) -> None:
+        if self._volume is not None:
+            self._used[step] = self._volume.place(step, band, self._blind, self._no_value)
+
+    def _add_up(self, pixels: NDArray[Any]) -> None:
+        if self._sum is None:
+            unsigned = np.issubdtype(pixels.dtype, np.unsignedinteger)
+            if unsigned:
+                self._no_value = int(np.iinfo(pixels.dtype).max)
+            # 32 bits are four times faster to add than 64, and hold a pixel's sum over the frames that are summed.
+            self._sum = np.zeros(pixels.shape, np.uint32 if unsigned and pixels.dtype.itemsize <= 4 else np.float64)
+        np.add(self._sum, pixels, out=self._sum, casting="unsafe")
+        self._summed += 1
+
+    def _fill(self, steps: list[int], window: Window) -> None:
         for step in sorted(steps):
             try:
-                pixels = compression.decompress(self._reread(step))
+                self._copy(step, compression.decompress_rows(self._reread(step), *window[0]))
             except (SourceError, OSError) as error:
                 self.warn(f"frame {step} could not be read again ({error}); its plane is masked")
                 del self._used[step]
                 self._count(used=self.ledger.used - 1, dropped=self.ledger.dropped + 1)
-                continue
-            if self._volume is None and self._window is not None:
-                self._volume = _Volume(self._steps(), self._window)
-            if self._volume is not None:
-                self._used[step] = self._volume.place(step, pixels, self._blind, self._no_value)
 
     def _steps(self) -> int:
         """How many rocking steps the volume has: what the header promises, unless that is absurd."""
@@ -244,19 +256,19 @@ class Assembly:
             return seen
         return max(expected, seen)
 
-    def _settle_window(self, peak: tuple[int, int], shape: tuple[int, ...]) -> None:
+    def _settle_window(self, peak: tuple[int, int], shape: tuple[int, ...]) -> Window:
         window = window_about(peak, self._config.scan.window, (shape[0], shape[1]))
         if self._window is not None and self._peak is not None:
             moved = max(abs(a - b) for a, b in zip(peak, self._peak, strict=True))
             if moved <= min(self._config.scan.window) // 8 or window == self._window:
                 self._peak = peak
-                return
+                return self._window
             log.info("scan %s: the peak moved to row %d, column %d", self.scan_id, *peak)
-        self.discard()
         self._peak, self._window = peak, window
         self._used = dict.fromkeys(self._used, False)
-        if self.ledger.expected is not None and self._steps() == self.ledger.expected:
-            self._volume = _Volume(self.ledger.expected, window)
+        if self._volume is not None:
+            self._volume.aim(window)
+        return window
 
     def _find_peak(self, sure: bool = False) -> tuple[int, int] | None:
         if self._config.scan.peak is not None:
@@ -300,12 +312,22 @@ class Assembly:
     def _peaks(self) -> list[Peak]:
         if self._sum is None or self._blind is None:
             return []
-        # A pixel that says "no value" in every frame is blind, whatever the masks say.
-        silent = self._sum >= np.uint64(0.9 * self._summed * self._no_value) if self._no_value > 0 else False
-        return find_peaks(self._sum, self._blind | silent)
+        return find_peaks(self._sum, self._blind | self._silent(self._sum))
+
+    def _silent(self, summed: NDArray[np.uint32 | np.float64]) -> NDArray[np.bool_]:
+        """Pixels that say "no value" in every frame: blind, whatever the masks say."""
+        if self._no_value < 0:
+            return np.zeros(summed.shape, np.bool_)
+        all_silent = self._summed * self._no_value
+        return np.asarray(summed == (all_silent % 2**32 if summed.dtype == np.uint32 else all_silent))
 
     def _prepare(self, shape: tuple[int, int]) -> None:
+        """Masks, and the volume where the header tells its size: before the first frame, while there is time."""
         self._blind = self._blind_pixels(shape)
+        expected = self.ledger.expected
+        if expected is not None and self._steps() == expected:
+            rows, columns = (min(most, n) for most, n in zip(self._config.scan.window, shape, strict=True))
+            self._volume = _Volume(expected, rows, columns)
 
     def _blind_pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         blind = np.zeros(shape, np.bool_)
@@ -359,25 +381,31 @@ class _Volume:
     frame_sum: (row, column); curve: (step,); both over measured pixels
     """
 
-    def __init__(self, steps: int, window: Window) -> None:
-        (top, bottom), (left, right) = window
-        self.window = window
-        self.handle, self.counts = shared.create((steps, bottom - top, right - left), np.float32)
-        self.frame_sum = np.zeros((bottom - top, right - left))
-        self.curve = np.zeros(steps, np.float32)
+    def __init__(self, steps: int, rows: int, columns: int) -> None:
+        self.handle, self.counts = shared.create((steps, rows, columns), np.float32)
+        self._scratch = np.empty((rows, columns), np.float32)
+        self.aim(((0, rows), (0, columns)))
 
-    def place(self, step: int, pixels: NDArray[Any], blind: NDArray[np.bool_] | None, no_value: int) -> bool:
-        """Copy a frame's window; False where the volume does not reach so far."""
+    def aim(self, window: Window) -> None:
+        """Hold this part of the frames from now on; what was placed before has to be placed again."""
+        self.window = window
+        self.frame_sum = np.zeros_like(self._scratch)
+        self.curve = np.zeros(len(self.counts), np.float32)
+
+    def place(self, step: int, band: NDArray[Any], blind: NDArray[np.bool_] | None, no_value: int) -> bool:
+        """Copy the window out of its rows of a frame (row, column); False where the volume does not reach so far."""
         if step >= len(self.counts):
             return False
-        crop = (slice(*self.window[0]), slice(*self.window[1]))
-        own, target = pixels[crop], self.counts[step]
-        target[...] = own
+        columns = slice(*self.window[1])
+        own, target, seen = band[:, columns], self.counts[step], self._scratch
         # All ones is how SIMPLON writes "no value" into a pixel, negative how others do.
-        target[(own == no_value) | (own < 0)] = np.nan
-        measured = np.nan_to_num(target) if blind is None else np.where(blind[crop], 0, np.nan_to_num(target))
-        self.curve[step] = measured.sum(dtype=np.float64)
-        self.frame_sum += measured
+        silent = own == no_value if no_value >= 0 else own < 0
+        np.copyto(seen, own, casting="unsafe")
+        np.copyto(target, seen)
+        np.copyto(target, np.nan, where=silent)
+        np.copyto(seen, 0, where=silent if blind is None else silent | blind[slice(*self.window[0]), columns])
+        self.curve[step] = seen.sum()
+        self.frame_sum += seen
         return True
 
 
