@@ -158,6 +158,27 @@ def test_status_reaches_those_who_listen_and_those_who_ask(server: ResultServer,
     assert client.status().frames_received == 7
 
 
+def test_results_and_the_newest_status_arrive_in_the_order_they_were_published(
+    server: ResultServer, client: Client
+) -> None:
+    client.subscribe()
+    client.receive(timeout_s=5)
+    for count in range(50):
+        server.publish_status(Status(frames_received=count))
+        server.publish(result(value=count))
+    server.publish_status(Status(frames_received=50))
+    newest = -1
+    for message in client.messages(timeout_s=5):
+        if isinstance(message, Status):
+            assert message.frames_received > newest
+            if message.frames_received == 50:
+                break
+        else:
+            newest += 1
+            assert message.metrics["llk"] == newest
+    assert newest == 49
+
+
 def test_commands_reach_the_daemon_and_its_refusal_reaches_the_client(server: ResultServer, client: Client) -> None:
     assert client.command("prepare", name="S7", frames=201) == {"did": "prepare", "name": "S7", "frames": 201}
     with pytest.raises(ClientError, match="there is no scan to abort; start one"):

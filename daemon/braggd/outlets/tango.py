@@ -254,7 +254,8 @@ class BraggDaemon(Device):  # type: ignore[misc]
         if status.scan_id != self._scan_of_status:
             # Only a new scan; how far it has come is told by its results, once they can be read here.
             self._scan_of_status = status.scan_id
-            view |= {"scan_id": status.scan_id or None, "stage": _label(status.stage)}
+            if status.scan_id != self._values["scan_id"].value:
+                view |= {"scan_id": status.scan_id or None, "stage": _label(status.stage)}
         self._show(view)
         reasons = [f"{name}: {sentence}" for name, sentence in status.degraded.items()]
         state = _STATES.get(status.state, DevState.UNKNOWN)

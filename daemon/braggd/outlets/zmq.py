@@ -71,9 +71,8 @@ class ResultServer:
         self._memory = Memory(keep_scans, keep_bytes)
         self._status = Status()
         self._lock = threading.Lock()
-        self._results: deque[Result] = deque()
+        self._outbox: deque[Result | Status] = deque()
         self._replies: deque[tuple[list[bytes], bytes]] = deque()
-        self._news: Status | None = None
         self._closing = self._closed = False
         self._commands: queue.Queue[_Command | None] = queue.Queue(_WAITING_COMMANDS)
         self._context = zmq.Context()
@@ -112,14 +111,17 @@ class ResultServer:
         with self._lock:
             if result.stage is Stage.LIVE:
                 overtaken = (result.scan_id, Stage.LIVE)
-                self._results = deque(old for old in self._results if (old.scan_id, old.stage) != overtaken)
-            self._results.append(result)
+                self._outbox = deque(
+                    old for old in self._outbox if isinstance(old, Status) or (old.scan_id, old.stage) != overtaken
+                )
+            self._outbox.append(result)
         self._wake_up()
 
     def publish_status(self, status: Status) -> None:
-        """Hand a status over, from any thread; returns at once, and a newer one may overtake it."""
+        """Hand a status over, from any thread; returns at once, and a newer one takes its place if it still waits."""
         with self._lock:
-            self._news = status
+            self._outbox = deque(old for old in self._outbox if isinstance(old, Result))
+            self._outbox.append(status)
         self._wake_up()
 
     def close(self) -> None:
@@ -186,22 +188,25 @@ class ResultServer:
         except BlockingIOError:
             return
         with self._lock:
-            results, self._results = self._results, deque()
+            outbox, self._outbox = self._outbox, deque()
             replies, self._replies = self._replies, deque()
-            news, self._news = self._news, None
-        for result in results:
-            try:
-                parts = wire.pack(result)
-            except OutletError:
-                _log.exception("scan %s: the %s result was not published", result.scan_id, result.stage)
-                continue
-            self._memory.keep(result.scan_id, result.stage, parts)
-            self._send(self._publisher, parts)
-        if news is not None:
-            self._status = news
-            self._send(self._publisher, wire.pack_status(news))
+        for message in outbox:
+            if isinstance(message, Status):
+                self._status = message
+                self._send(self._publisher, wire.pack_status(message))
+            else:
+                self._send_result(message)
         for envelope, reply in replies:
             self._send(self._router, [*envelope, reply])
+
+    def _send_result(self, result: Result) -> None:
+        try:
+            parts = wire.pack(result)
+        except OutletError:
+            _log.exception("scan %s: the %s result was not published", result.scan_id, result.stage)
+            return
+        self._memory.keep(result.scan_id, result.stage, parts)
+        self._send(self._publisher, parts)
 
     def _greet_subscribers(self) -> None:
         subscribed = False
