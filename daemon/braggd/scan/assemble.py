@@ -94,6 +94,7 @@ class Assembly:
         self._count(expected=start.frames_expected)
         if start.shape is not None and self._blind is not None and start.shape == self._blind.shape:
             self._blind = self._blind_pixels(start.shape)
+            self._used = dict.fromkeys(self._used, False)  # placed without its mask
 
     def add(self, frame: Frame) -> Outcome:
         """Place a frame; tells what became of it, and has counted it."""
@@ -151,25 +152,19 @@ class Assembly:
             self._volume = _Volume(steps, *(stop - start for start, stop in window))
             self._volume.aim(window)
         self._fill([step for step, placed in self._used.items() if not placed], window)
-        counts = self._volume.counts
         missing = [step for step in range(steps) if step not in self._used]
         self._count(expected=steps, lost=len(missing))
         if missing:
             self.warn(f"{len(missing)} of {steps} frames missing, first {missing[0]}; their planes are masked")
-        rows, columns = window
-        valid_handle, valid = shared.create(counts.shape, np.bool_)
-        np.isfinite(counts, out=valid)
-        valid &= ~self._blind[slice(*rows), slice(*columns)]
-        if self._saturation > 0:
-            valid &= counts < self._saturation
-        valid[missing] = False
-        counts[~valid] = 0
+            self._volume.valid[missing] = False
+            self._volume.counts[missing] = 0
+        (top, _), (left, _) = window
         return SharedScan(
             scan_id=self.scan_id,
-            counts=self._volume.handle,
-            valid=valid_handle,
+            counts=self._volume.counts_handle,
+            valid=self._volume.valid_handle,
             geometry=self._geometry(),
-            origin=(0, rows[0], columns[0]),
+            origin=(0, top, left),
             ledger=self.ledger,
             warnings=tuple(self.warnings),
         )
@@ -177,7 +172,7 @@ class Assembly:
     def discard(self) -> None:
         """Give the memory back without a scan."""
         if self._volume is not None:
-            shared.unlink(self._volume.handle)
+            self._volume.release()
             self._volume = None
 
     def warn(self, sentence: str) -> None:
@@ -223,7 +218,8 @@ class Assembly:
 
     def _copy(self, step: int, band: NDArray[Any]) -> None:
         if self._volume is not None:
-            self._used[step] = self._volume.place(step, band, self._blind, self._no_value)
+            blind = self._blind[slice(*self._window[0])] if self._blind is not None and self._window else None
+            self._used[step] = self._volume.place(step, band, blind, self._no_value, self._saturation)
 
     def _add_up(self, pixels: NDArray[Any]) -> None:
         if self._sum is None:
@@ -377,36 +373,46 @@ class Assembly:
 class _Volume:
     """The frames of a series about its peak, in shared memory, and their sums.
 
-    counts: (step, row, column) float32, NaN where the detector says "no value"
-    frame_sum: (row, column); curve: (step,); both over measured pixels
+    counts: (step, row, column) float32, 0 where not measured; valid: the same shape, bool
+    frame_sum: (row, column); curve: (step,)
     """
 
     def __init__(self, steps: int, rows: int, columns: int) -> None:
-        self.handle, self.counts = shared.create((steps, rows, columns), np.float32)
-        self._scratch = np.empty((rows, columns), np.float32)
+        self.counts_handle, self.counts = shared.create((steps, rows, columns), np.float32)
+        self.valid_handle, self.valid = shared.create((steps, rows, columns), np.bool_)
         self.aim(((0, rows), (0, columns)))
 
     def aim(self, window: Window) -> None:
         """Hold this part of the frames from now on; what was placed before has to be placed again."""
         self.window = window
-        self.frame_sum = np.zeros_like(self._scratch)
+        self.frame_sum = np.zeros(self.counts.shape[1:], np.float32)
         self.curve = np.zeros(len(self.counts), np.float32)
 
-    def place(self, step: int, band: NDArray[Any], blind: NDArray[np.bool_] | None, no_value: int) -> bool:
+    def place(
+        self, step: int, band: NDArray[Any], blind: NDArray[np.bool_] | None, no_value: int, saturation: float
+    ) -> bool:
         """Copy the window out of its rows of a frame (row, column); False where the volume does not reach so far."""
         if step >= len(self.counts):
             return False
         columns = slice(*self.window[1])
-        own, target, seen = band[:, columns], self.counts[step], self._scratch
+        own, counts = band[:, columns], self.counts[step]
         # All ones is how SIMPLON writes "no value" into a pixel, negative how others do.
-        silent = own == no_value if no_value >= 0 else own < 0
-        np.copyto(seen, own, casting="unsafe")
-        np.copyto(target, seen)
-        np.copyto(target, np.nan, where=silent)
-        np.copyto(seen, 0, where=silent if blind is None else silent | blind[slice(*self.window[0]), columns])
-        self.curve[step] = seen.sum()
-        self.frame_sum += seen
+        bad = own == no_value if no_value >= 0 else own < 0
+        if saturation > 0:
+            bad |= own >= saturation
+        if blind is not None:
+            bad |= blind[:, columns]
+        np.logical_not(bad, out=self.valid[step])
+        np.copyto(counts, own, casting="unsafe")
+        np.copyto(counts, 0, where=bad)
+        self.curve[step] = counts.sum()
+        self.frame_sum += counts
         return True
+
+    def release(self) -> None:
+        """Give the memory back."""
+        shared.unlink(self.counts_handle)
+        shared.unlink(self.valid_handle)
 
 
 def _peaks_inside(curve: NDArray[np.float64]) -> bool:
