@@ -139,6 +139,13 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+def follows(proxy: tango.DeviceProxy, requests: str) -> bool:
+    try:
+        return bool(proxy.read_attribute("daemon").value == requests)
+    except tango.DevFailed:
+        return False
+
+
 def quality(proxy: tango.DeviceProxy, name: str) -> tango.AttrQuality:
     return proxy.read_attribute(name).quality
 
@@ -349,6 +356,24 @@ def test_a_port_in_use_is_one_sentence() -> None:
     assert f"cannot listen at 127.0.0.1:{config.port} (Address already in use); set host and port" in ended.stderr
 
 
+def test_a_device_left_behind_by_a_killed_daemon_is_replaced(server: ResultServer) -> None:
+    port = free_port()
+    with running(server, port) as (left_behind, _), running(server, port) as (process, proxy):
+        assert left_behind.wait(5) == 0
+        wait_for(lambda: follows(proxy, server.requests_endpoint))
+        assert process.poll() is None
+
+
+def test_the_device_of_another_daemon_is_left_alone(server: ResultServer) -> None:
+    port = free_port()
+    with running(server, port) as (other, _):
+        command = command_line(TangoConfig(device=DEVICE, port=port), ANY_PORT, "tcp://127.0.0.1:1")
+        ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=30, check=False)
+        assert ended.returncode == 1
+        assert "Address already in use" in ended.stderr
+        assert other.poll() is None
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_process_ends_when_told(server: ResultServer, number: signal.Signals) -> None:
     with running(server, free_port()) as (process, proxy):
@@ -380,9 +405,16 @@ def database(tmp_path: Path) -> Iterator[str]:
 def test_with_a_database_the_device_is_registered_and_served_from_there(server: ResultServer, database: str) -> None:
     host, port = database.split(":")
     tango_database = tango.Database(host, int(port))
+    name = f"tango://{database}/{DEVICE}"
+    with (
+        running(server, free_port(), name, TANGO_HOST=database) as (left_behind, _),
+        running(server, free_port(), name, TANGO_HOST=database) as (process, _),
+    ):
+        assert left_behind.wait(5) == 0
+        assert process.poll() is None
     for _ in range(2):
         server.publish(FINAL)
-        with running(server, free_port(), f"tango://{database}/{DEVICE}", TANGO_HOST=database) as (_, proxy):
+        with running(server, free_port(), name, TANGO_HOST=database) as (_, proxy):
             wait_for(lambda: quality(proxy, "stage") == tango.AttrQuality.ATTR_VALID)
             heard: list[float] = []
             ticket = proxy.subscribe_event(

@@ -32,7 +32,7 @@ from braggd.config import TangoConfig
 from braggd.data import Result, Stage, Status
 from braggd.errors import BraggdError, ClientError, OutletError
 from braggd.outlets import views
-from braggd.outlets.tango_place import check_free, registered
+from braggd.outlets.tango_place import INSTANCE, registered, retire, take_port
 
 _LARGEST_IMAGE = 16384
 _LONGEST_CURVE = 1 << 20
@@ -97,6 +97,7 @@ class BraggDaemon(Device):  # type: ignore[misc]
     scan_id = _shown("scan_id", str, "The scan that is acquired or was reconstructed last")
     stage = _shown("stage", StageLabel, "How far that scan has come")
     result = _shown("result", str, "scan_id/stage of the metrics, pictures and volume")
+    daemon = _shown("daemon", str, "Endpoint of the daemon that this device follows")
     frames_received = _shown("frames_received", int, "Frames that came, whatever became of them")
     frames_expected = _shown("frames_expected", int, "Frames that the scan should have, 0 where nobody told")
     frames_lost = _shown("frames_lost", int, "Frames that should have come and did not")
@@ -154,6 +155,7 @@ class BraggDaemon(Device):  # type: ignore[misc]
         for name in names:
             self.set_change_event(name, True, False)
             self.set_archive_event(name, True, False)
+        self._show({"daemon": self.requests})
         self._set_state(DevState.INIT, f"asking the daemon at {self.requests}")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, args=(self._stop,), name="follow", daemon=True)
@@ -339,10 +341,12 @@ def serve(device: str, host: str, port: int, publish: str, requests: str) -> Non
     """
     BraggDaemon.publish, BraggDaemon.requests = publish, requests
     if database := tango.ApiUtil.get_env_var("TANGO_HOST"):
-        BraggDaemon.run_server([registered(device, database)])
+        instance = registered(device, database)
+        retire(device, f"dserver/BraggDaemon/{instance}", requests)
+        BraggDaemon.run_server([instance])
         return
-    check_free(host, port)
-    BraggDaemon.run_server(["braggd", "-nodb", "-host", host, "-port", str(port), "-dlist", device])
+    take_port(host, port, device, requests)
+    BraggDaemon.run_server([INSTANCE, "-nodb", "-host", host, "-port", str(port), "-dlist", device])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
+from multiprocessing import get_context
 
 import tango
 
 from braggd.errors import OutletError
+
+INSTANCE = "braggd"
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1"}
+_RETIREMENT_S = 3.0
 
 _log = logging.getLogger(__name__)
 
@@ -42,13 +49,60 @@ def registered(device: str, database: str) -> str:
     return str(instance)
 
 
-def check_free(host: str, port: int) -> None:
-    """Raise OutletError where a port is in use; Tango itself would end with a page of CORBA."""
+def take_port(host: str, port: int, device: str, requests: str) -> None:
+    """See to it that a port is free, also from a device that an earlier run of the same daemon left behind.
+
+    Raises OutletError where something else listens there; Tango itself would end with a page of CORBA.
+    """
+    error = _why_taken(host, port)
+    if error is None:
+        return
+    place = f"tango://{_LOOPBACK.get(host, host)}:{port}"
+    names = (f"{place}/{device}#dbase=no", f"{place}/dserver/BraggDaemon/{INSTANCE}#dbase=no")
+    # In a process of its own: once this one has been a client, Tango cannot choose where it listens any more.
+    asking = get_context("spawn").Process(target=_ask_to_retire, args=(*names, requests), daemon=True)
+    asking.start()
+    asking.join(_RETIREMENT_S)
+    asking.kill()
+    if asking.exitcode == 0:
+        error = _why_taken(host, port)
+    if error is not None:
+        raise OutletError(
+            f"the Tango device cannot listen at {host}:{port} ({error.strerror}); set host and port under [tango]"
+        ) from error
+
+
+def retire(device: str, administrator: str, requests: str) -> bool:
+    """End the process of a device that follows the daemon at `requests`; leave any other alone, and return False.
+
+    device, administrator: Tango names of the device and of its server's own device
+    """
+    gone = False
+    try:
+        if tango.DeviceProxy(device).read_attribute("daemon").value != requests:
+            return False
+        _log.info("%s was left behind by an earlier daemon and is replaced", device)
+        left_behind = tango.DeviceProxy(administrator)
+        left_behind.command_inout("Kill")
+        gone = True
+        deadline = time.monotonic() + _RETIREMENT_S
+        while time.monotonic() < deadline:
+            left_behind.ping()
+            time.sleep(0.1)
+    except tango.DevFailed:
+        return gone
+    return False
+
+
+def _ask_to_retire(device: str, administrator: str, requests: str) -> None:
+    raise SystemExit(0 if retire(device, administrator, requests) else 1)
+
+
+def _why_taken(host: str, port: int) -> OSError | None:
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise OutletError(
-            f"the Tango device cannot listen at {host}:{port} ({error.strerror}); set host and port under [tango]"
-        ) from error
+        return error
+    return None

@@ -56,8 +56,8 @@ def result_view(result: Result) -> dict[str, Any]:
     if result.stage is Stage.LIVE:
         return {
             name: np.ascontiguousarray(arrays[name], np.float32)
-            for name in ("rocking_curve", "frame_sum")
-            if name in arrays
+            for name, dimensions in (("rocking_curve", 1), ("frame_sum", 2))
+            if name in arrays and arrays[name].ndim == dimensions
         }
     volumes = volumes_of(result)
     view: dict[str, Any] = {name: _finite(result.metrics.get(name, math.nan)) for name in METRICS}
