@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal, Optional
 
 import msgspec
 import typer
@@ -23,6 +23,9 @@ bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine against
 app.add_typer(bench_app, name="bench")
 errors = Console(stderr=True)
 
+
+Protocol = Literal["simplon-v1", "simplon-v2", "array-1.0"]
+Pattern = Literal["push", "pub"]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and every log line.")]
 
 
@@ -72,11 +75,11 @@ def check(config: Annotated[Path, typer.Argument(help="TOML file.")]) -> None:
 def replay(
     scan: Annotated[str, typer.Argument(help="FILE[::DATASET], or 'example' for the shipped scan.")],
     to: Annotated[str, typer.Option("--to", help="Endpoint to bind, as tcp://127.0.0.1:9999.")],
-    protocol: Annotated[str, typer.Option(help="simplon-v1 or simplon-v2.")] = "simplon-v2",
+    protocol: Annotated[Protocol, typer.Option(help="What the messages look like.")] = "simplon-v2",
     rate: Annotated[float, typer.Option(help="Frames per second; 0: as fast as they are taken.")] = 0.0,
     detector: Annotated[str, typer.Option(help="Embed the frames into this detector, its gaps blanked.")] = "",
     at: Annotated[str, typer.Option(help="ROW,COL of the peak on that detector.")] = "",
-    pattern: Annotated[str, typer.Option(help="push, as a detector does, or pub.")] = "push",
+    pattern: Annotated[Pattern, typer.Option(help="push, as a detector does, or pub.")] = "push",
     series: Annotated[int, typer.Option(help="Number of the series.")] = 1,
     debug: Debug = False,
 ) -> None:

@@ -46,6 +46,7 @@ def reconstruct_file(spec: str, output: Path, config: Config) -> None:
     Raises BraggdError.
     """
     output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
     scan = load_scan(spec, config, output.stem)
     with Progress(transient=True) as bar:
         task = bar.add_task("reconstructing", total=1.0)

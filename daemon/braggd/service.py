@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from braggd.outlets.http import HttpServer
 from braggd.outlets.metrics import Metrics
 from braggd.outlets.tango import command_line as tango_command_line
 from braggd.outlets.zmq import ResultServer
-from braggd.sources.stream import FrameStream
 from braggd.sources.spool_folder import SpoolFolder
+from braggd.sources.stream import FrameStream
 from braggd.worker import Abort, Filed, Job, JobDone, Progress, Ready, StageDone, Worker, result_of
 
 _TICK_S = 0.1
@@ -118,7 +119,7 @@ class Service:
         self._worker = Worker(self.config)
         for path in self.spool.unfinished():
             log.info("taking %s again, which was left unfinished", path)
-            self._ingest_calls.put(lambda path=path: self._take_again(path))
+            self._ingest_calls.put(partial(self._take_again, path))
         self._thread.start()
         self._watch_tango()
         _notify("READY=1")
@@ -228,6 +229,7 @@ class Service:
             origin=scan.origin,
             ledger=asdict(scan.ledger),
             warnings=scan.warnings,
+            spool=str(closed.spool or ""),
         )
         self._worker.send(job)
 
@@ -391,7 +393,7 @@ class Service:
             self._calls.put(self._reset)
         elif name == "reprocess":
             path = self.spool.take_back(str(arguments.get("scan_id", "")))
-            self._ingest_calls.put(lambda: self._take_again(path))
+            self._ingest_calls.put(partial(self._take_again, path))
         else:
             raise OutletError(
                 f"unknown request {name!r}; use last, status, prepare, start, stop, abort, reset, reprocess"

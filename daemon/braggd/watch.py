@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -79,7 +81,7 @@ def sparkline(curve: np.ndarray, width: int) -> str:
     if not len(curve) or not np.nanmax(curve) > 0:
         return ""
     edges = np.linspace(0, len(curve), min(width, len(curve)) + 1).astype(int)
-    values = np.array([np.nanmax(curve[a:b]) for a, b in zip(edges, edges[1:], strict=False)])
+    values = np.array([np.nanmax(curve[a:b]) for a, b in pairwise(edges)])
     scaled = np.log1p(values) / np.log1p(values.max())
     return "".join(_BARS[int(value * (len(_BARS) - 1))] for value in scaled)
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,14 +23,14 @@ import numpy as np
 
 from braggd import shared
 from braggd.config import Config
-from braggd.data import Geometry, Ledger, NamedArray, Reconstruction, Result, Scan, Stage
+from braggd.data import Frame, Geometry, Ledger, NamedArray, Reconstruction, Result, Scan, Stage
 from braggd.errors import BraggdError
 
 log = logging.getLogger(__name__)
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """A scan to be reconstructed; its arrays are in shared memory."""
+    """A scan to be reconstructed; its arrays are in shared memory, its messages in the file `spool`, or ""."""
 
     scan_id: str
     counts: shared.ArrayHandle
@@ -38,6 +39,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     origin: tuple[int, int, int]
     ledger: dict[str, int | None]
     warnings: tuple[str, ...]
+    spool: str
 
 
 class Abort(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -233,6 +235,8 @@ def _work(job: Job, config: Config, connection: Connection) -> None:
         )
         for reconstruction in reconstruct(scan, config, progress, stop):
             _hand_over(reconstruction, config, connection)
+        if config.archive.folder and config.archive.raw and job.spool:
+            _keep_raw(job, Path(config.archive.folder) / f"{job.scan_id}.raw.h5")
     except BraggdError as failure:
         error = str(failure)
     except MemoryError:
@@ -240,6 +244,21 @@ def _work(job: Job, config: Config, connection: Connection) -> None:
     except FileNotFoundError as failure:
         error = f"scan {job.scan_id}: its shared memory is gone ({failure})"
     connection.send_bytes(msgspec.json.encode(JobDone(scan_id=job.scan_id, error=error)))
+
+
+def _keep_raw(job: Job, path: Path) -> None:
+    """Write the frames as they came; strays of other series in the spool are left out."""
+    from braggd.outlets.raw import write_raw
+    from braggd.sources.messages import decode
+    from braggd.sources.spool import SpoolReader
+
+    with SpoolReader(Path(job.spool)) as reader:
+        events = (event for _, parts in reader for event in decode(parts))
+        frames = (event for event in events if isinstance(event, Frame))
+        first = next(frames, None)
+        if first is not None:
+            own = (frame for frame in chain([first], frames) if frame.series == first.series)
+            write_raw(path, own, expected=job.ledger["expected"] or 0, rocking_deg=job.geometry.rocking_deg)
 
 
 def _hand_over(reconstruction: Reconstruction, config: Config, connection: Connection) -> None:
