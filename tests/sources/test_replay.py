@@ -166,6 +166,26 @@ def test_the_sender_waits_for_a_listener_and_delivers_all_before_it_closes():
     assert seen == [(sent, 7) for sent in range(1, 8)]
 
 
+def test_a_slow_receiver_gets_what_was_sent_before_the_sender_closed():
+    sent, closed = threading.Event(), threading.Event()
+
+    def send(endpoint):
+        with Sender(endpoint) as sender:
+            sender.send([bytes([index]) * 1_000_000] for index in range(40))
+            sent.set()
+        closed.set()
+
+    with FrameStream("bind:tcp://127.0.0.1:*") as probe:
+        endpoint = probe.endpoint
+    with FrameStream(endpoint, queue_frames=1) as stream:
+        thread = threading.Thread(target=send, args=(endpoint,))
+        thread.start()
+        assert sent.wait(5)
+        assert not closed.wait(0.3)
+        assert [stream.receive(5)[0][0] for _ in range(40)] == list(range(40))
+        thread.join()
+
+
 @pytest.mark.parametrize("pattern", ["push", "pub"])
 def test_stop_ends_the_waiting(pattern):
     stop = threading.Event()
