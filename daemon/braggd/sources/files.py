@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 
 from braggd.data import Geometry
 from braggd.errors import ScanFileError
-from braggd.sources.recorded import OpenScan, Region, slices
+from braggd.sources.recorded import OpenScan, Region, extent, slices
 from braggd.sources.recorded_frames import open_arrays, open_folder, open_image
 from braggd.sources.recorded_hdf5 import open_hdf5
 
@@ -57,8 +59,9 @@ def read_scan(spec: str, region: Region | None = None) -> RecordedScan:
     Not valid are pixels that the file's own mask marks, integers that stand for none (below zero, or the largest of an
     unsigned type), saturated counts, NaN and infinity. Raises ScanFileError, in a sentence that says what to do.
     """
-    with open_scan(spec) as scan:
+    with _open_scan(spec) as scan:
         region = scan.within(region)
+        _check_memory(scan, region)
         counts = scan.read(region)
         bad = _unmeasured(counts, scan.saturation)
         if scan.bad is not None and (marked := scan.bad(region)).any():
@@ -76,22 +79,24 @@ def iter_frames(spec: str) -> Iterator[NDArray[Any]]:
 
     Raises ScanFileError, as `read_scan`.
     """
-    with open_scan(spec) as scan:
+    with _open_scan(spec) as scan:
         steps, rows, columns = scan.within(None)
         for step in range(*steps):
             yield scan.read(((step, step + 1), rows, columns))[0]
 
 
 @contextmanager
-def open_scan(spec: str) -> Iterator[OpenScan]:
-    """Look into a scan's file; what is read while it is open may raise ScanFileError as well."""
+def _open_scan(spec: str) -> Iterator[OpenScan]:
+    """A scan whose file is open; only for reading inside, whose errors become ScanFileError."""
     name, _, inside = spec.partition("::")
     path = Path(name).expanduser()
     try:
         with _opened(path, inside) as scan:
             yield scan
-    except OSError as error:
-        # h5py's messages are long and speak of its own functions; the file's name says more.
+    except ScanFileError:
+        raise
+    # h5py answers damage with any of these, in long messages that speak of its own functions.
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         raise ScanFileError(f"{spec}: cannot be read, it may be damaged or cut short; copy it again") from error
 
 
@@ -109,6 +114,17 @@ def _opened(path: Path, inside: str) -> Any:
     if h5py.is_hdf5(path):
         return open_hdf5(path, inside)
     raise ScanFileError(f"{path}: is neither HDF5 nor .npz nor a folder of frames; name a scan in one of these formats")
+
+
+def _check_memory(scan: OpenScan, region: Region) -> None:
+    """Refuse what would not fit: an EIGER's full frames may be far more than a machine can hold."""
+    needed = math.prod(stop - start for start, stop in region) * scan.itemsize
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > free:
+        raise ScanFileError(
+            f"{scan.source}: {extent(scan.shape)} voxels need {needed / 1e9:.0f} GB of memory, this machine has "
+            f"{free / 1e9:.0f}; read a region of it"
+        )
 
 
 def _unmeasured(counts: NDArray[Any], saturation: float | None) -> NDArray[np.bool_] | None:

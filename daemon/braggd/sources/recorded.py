@@ -22,6 +22,7 @@ class OpenScan:
 
     source: how messages name it
     shape: (steps, rows, columns)
+    itemsize: bytes of a voxel
     read: reads the counts of a region, (step, row, column), of the file's own dtype
     bad: reads what the file's mask says of a region, broadcastable to it, True where bad; None where there is no mask
     saturation: counts from which a pixel is saturated, None where unknown
@@ -30,6 +31,7 @@ class OpenScan:
 
     source: str
     shape: tuple[int, int, int]
+    itemsize: int
     read: Callable[[Region], NDArray[Any]]
     bad: Callable[[Region], NDArray[np.bool_]] | None = None
     saturation: float | None = None

@@ -50,6 +50,7 @@ def open_arrays(path: Path, name: str) -> Iterator[OpenScan]:
     yield OpenScan(
         source=source,
         shape=shape,
+        itemsize=counts.dtype.itemsize,
         read=lambda region: counts[slices(region)],
         bad=None if bad is None else lambda region: bad[slices(region)[-bad.ndim :]],
         geometry=Geometry(rocking_motor="theta" if angles.size else "", rocking_deg=tuple(map(float, angles))),
@@ -78,6 +79,7 @@ def open_folder(folder: Path, inside: str, kinds: Sequence[str]) -> Iterator[Ope
     yield OpenScan(
         source=str(folder),
         shape=shape,
+        itemsize=first.dtype.itemsize,
         read=lambda region: _frames(frames, first, region),
         geometry=_spec_geometry(folder, inside, len(frames)),
         title=folder.name,
@@ -94,7 +96,13 @@ def open_image(path: Path) -> Iterator[OpenScan]:
     shape = checked_shape(str(path), stack.shape, stack.dtype.kind)
     if shape[0] == 1:
         raise ScanFileError(f"{path}: is a single frame; name the folder that holds the frames of the scan")
-    yield OpenScan(source=str(path), shape=shape, read=lambda region: stack[slices(region)], title=path.stem)
+    yield OpenScan(
+        source=str(path),
+        shape=shape,
+        itemsize=stack.dtype.itemsize,
+        read=lambda region: stack[slices(region)],
+        title=path.stem,
+    )
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
@@ -156,18 +164,18 @@ def _spec_motors(path: Path, number: str) -> dict[str, NDArray[Any]]:
     from silx.io.specfile import SfErrScanNotFound, SpecFile
 
     try:
-        with SpecFile(str(path)) as file:
-            keys = list(file.keys())
-            wanted = f"{int(number)}.1" if number else keys[0] if len(keys) == 1 else ""
-            if wanted not in keys:
-                scans = ", ".join(key.partition(".")[0] for key in keys[:12])
-                raise ScanFileError(f"{path}: which scan is unclear; name it as FOLDER::{path.name}#SCAN, of {scans}")
-            scan = file[wanted]
-            motors = {
-                _motor(name): np.atleast_1d(position)
-                for name, position in zip(scan.motor_names, scan.motor_positions, strict=False)
-            }
-            columns = {_motor(label): scan.data_column_by_name(label) for label in scan.labels}
+        file = SpecFile(str(path))
+        keys = list(file.keys())
+        wanted = f"{int(number)}.1" if number else keys[0] if len(keys) == 1 else ""
+        if wanted not in keys:
+            scans = ", ".join(key.partition(".")[0] for key in keys[:12])
+            raise ScanFileError(f"{path}: which scan is unclear; name it as FOLDER::{path.name}#SCAN, of {scans}")
+        scan = file[wanted]
+        motors = {
+            _motor(name): np.atleast_1d(position)
+            for name, position in zip(scan.motor_names, scan.motor_positions, strict=False)
+        }
+        columns = {_motor(label): scan.data_column_by_name(label) for label in scan.labels}
     except (OSError, KeyError, ValueError, SfErrScanNotFound) as error:
         raise ScanFileError(f"{path}: is no readable spec file; name one as FOLDER::FILE.spec#SCAN") from error
     return motors | columns

@@ -54,6 +54,7 @@ def open_hdf5(path: Path, inside: str) -> Iterator[OpenScan]:
         yield OpenScan(
             source=source,
             shape=shape,
+            itemsize=parts[0].dtype.itemsize,
             read=lambda region: _read(parts, region),
             bad=found.reader(),
             saturation=found.saturation,
