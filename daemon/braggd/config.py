@@ -80,7 +80,12 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The recipe of the iterative phasing.
 
     shape: largest (step, row, column) volume that is phased, cropped about the peak
-    recipe: algorithms in order, as `400*HIO + 1000*RAAR + 300*ER`
+    recipe: algorithms of each random start in order, as `400*HIO + 1000*RAAR + 300*ER`
+    refine: algorithms that follow for the best start
+    coarse: the starts see only the middle of the pattern, half as long on each axis of 96 and more; the best is
+        refined on all of it
+    coherence: the pattern is blurred by partial coherence; a Gaussian's widths are fitted
+    one_piece: only the largest piece of the support is kept at the end
     starts: random starts, ranked by log-likelihood
     seed: of the random starts; the same seed gives the same result
     support_threshold: of the largest smoothed modulus
@@ -89,8 +94,12 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
-    recipe: str = "400*HIO + 300*RAAR + 100*ER"
-    starts: Positive = 3
+    recipe: str = "300*HIO + 200*RAAR + 50*ER"
+    refine: str = "200*RAAR + 50*ER"
+    coarse: bool = True
+    coherence: bool = True
+    one_piece: bool = True
+    starts: Positive = 4
     seed: int = 1
     support_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.15
     support_every: Positive = 20

@@ -1,0 +1,139 @@
+"""The trivial symmetries of phase retrieval: two objects brought onto each other, and one brought into a fixed pose.
+
+A shift, a global phase, a phase ramp (a shift of the pattern) and the twin (the conjugate, inverted object) leave a
+diffraction pattern as it is, or only move it. Objects are (z, y, x) complex64 with their middle near the array's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from braggd.phasing.support import middle
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Aligned:
+    """An object laid over a reference.
+
+    density: complex64, the aligned object
+    correlation: Pearson correlation of both moduli over the whole volume
+    twin: True where the object was conjugated and inverted
+    """
+
+    density: NDArray[np.complex64]
+    correlation: float
+    twin: bool
+
+
+def twin_of(density: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The twin: conjugated, and inverted through the voxel n // 2 of each axis."""
+    even = tuple(axis for axis, size in enumerate(density.shape) if size % 2 == 0)
+    inverted = np.roll(density[::-1, ::-1, ::-1], (1,) * len(even), axis=even)
+    return np.conj(inverted).astype(np.complex64)
+
+
+def align(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> Aligned:
+    """Lay `other` over `reference`: the better twin, shifted by fractions of a voxel, ramp and phase removed."""
+    candidates = [
+        (_shifted_onto(reference, candidate), twin) for candidate, twin in ((other, False), (twin_of(other), True))
+    ]
+    scores = [correlation(reference, candidate) for candidate, _ in candidates]
+    best = int(np.argmax(scores))
+    density, twin = candidates[best]
+    # the ramp of the phase difference is a shift of its Fourier transform
+    density = _without_ramp(reference, density)
+    density = density * np.exp(-1j * np.angle(np.vdot(reference, density)))
+    return Aligned(density=density.astype(np.complex64), correlation=scores[best], twin=twin)
+
+
+def correlation(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
+    """Pearson correlation of the moduli, over the whole volume."""
+    a, b = (np.abs(x).astype(np.float64) for x in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt(np.sum(a * a) * np.sum(b * b)))
+    return float(np.sum(a * b)) / norm if norm > 0 else 0.0
+
+
+def accuracy(predicted: NDArray[np.complex64], truth: NDArray[np.complex64]) -> float:
+    """How well an aligned object agrees with the truth, percent: mean of the moduli's PCC and the phases' WCA.
+
+    Masto, PhD thesis, Univ. Grenoble Alpes, eq. 4.5; WCA weighted by the predicted modulus
+    """
+    weights = np.abs(predicted).astype(np.float64)
+    difference = np.angle(predicted) - np.angle(truth)
+    coherent = abs(np.sum(weights * np.exp(1j * difference))) / max(float(weights.sum()), 1e-30)
+    return 50 * (correlation(predicted, truth) + float(coherent))
+
+
+def posed(
+    density: NDArray[np.complex64], support: NDArray[np.bool_]
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
+    """The object and its support in a pose that does not depend on where the retrieval began.
+
+    Its middle is put onto the array's by whole voxels, its mean phase to 0, and of the two twins that one is taken
+    whose third moments are positive. A phase ramp stays: its Fourier transform has to remain the measured wave.
+    """
+    inside = np.abs(density) * support
+    shift = tuple(n // 2 - round(m) for n, m in zip(density.shape, middle(inside), strict=True))
+    density, support = np.roll(density, shift, axis=(0, 1, 2)), np.roll(support, shift, axis=(0, 1, 2))
+    if _handedness(np.abs(density) * support) < 0:
+        density, support = twin_of(density), np.real(twin_of(support.astype(np.complex64))) > 0.5
+    density = density * np.exp(-1j * np.angle(np.sum(density[support], dtype=np.complex128)))
+    return density.astype(np.complex64), support
+
+
+def _handedness(modulus: NDArray[np.floating]) -> float:
+    """A number that changes its sign with the twin: the sum of all third moments, each axis by its own width."""
+    total = max(float(modulus.sum(dtype=np.float64)), 1e-30)
+    profiles = [modulus.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64) for axis in range(3)]
+    scaled = []
+    for profile in profiles:
+        at = np.arange(len(profile), dtype=np.float64)
+        mean = np.sum(profile * at) / total
+        width = np.sqrt(np.sum(profile * (at - mean) ** 2) / total)
+        scaled.append((at - mean) / max(float(width), 1e-6))
+    z, y, x = np.meshgrid(*scaled, indexing="ij", sparse=True)
+    return float(np.sum(modulus * (z + y + x) ** 3, dtype=np.float64) / total)
+
+
+def _shifted_onto(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    one, two = (scipy.fft.fftn(np.abs(x).astype(np.float32)) for x in (reference, other))
+    shift = _peak(np.real(scipy.fft.ifftn(one * np.conj(two))))
+    return _moved(other, shift)
+
+
+def _without_ramp(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    slope = _peak(np.abs(scipy.fft.fftn(reference * np.conj(other))))
+    ramp = np.ones((1, 1, 1), np.complex64)
+    for axis, (size, s) in enumerate(zip(other.shape, slope, strict=True)):
+        factor = np.exp(2j * np.pi * s * np.arange(size) / size).astype(np.complex64)
+        ramp = ramp * np.expand_dims(factor, tuple(a for a in range(3) if a != axis))
+    return other * ramp
+
+
+def _peak(volume: NDArray[np.floating]) -> tuple[float, float, float]:
+    """Where a periodic volume is largest, by a parabola through its neighbours per axis; from -n/2 to n/2."""
+    top = np.unravel_index(int(np.argmax(volume)), volume.shape)
+    found = []
+    for axis, size in enumerate(volume.shape):
+        index = list(top)
+        values = []
+        for step in (-1, 0, 1):
+            index[axis] = (top[axis] + step) % size
+            values.append(float(volume[tuple(index)]))
+        bend = values[0] - 2 * values[1] + values[2]
+        place = int(top[axis]) + (0.5 * (values[0] - values[2]) / bend if bend < 0 else 0.0)
+        found.append(place - size if place > size / 2 else place)
+    return found[0], found[1], found[2]
+
+
+def _moved(density: NDArray[np.complex64], shift: tuple[float, float, float]) -> NDArray[np.complex64]:
+    wave = scipy.fft.fftn(density)
+    for axis, (size, s) in enumerate(zip(density.shape, shift, strict=True)):
+        factor = np.exp(-2j * np.pi * s * scipy.fft.fftfreq(size)).astype(np.complex64)
+        wave *= np.expand_dims(factor, tuple(a for a in range(3) if a != axis))
+    return np.asarray(scipy.fft.ifftn(wave), np.complex64)

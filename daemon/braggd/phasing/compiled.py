@@ -1,0 +1,136 @@
+"""The steps of phase retrieval that touch every voxel, as numba kernels: parallel, one pass over memory each.
+
+`braggd.phasing.plain` has the same functions in numpy, for machines without numba, and states what each does.
+Arrays are C-contiguous; flat where a docstring does not say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
+
+import numba
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_TINY = np.float32(1e-12)
+_FAINT = np.float32(1e-6)
+_FASTMATH = {"nsz", "arcp", "contract", "reassoc", "afn"}  # not `nnan`, `ninf`: a NaN has to stay visible
+
+
+def _compile(function: Callable[P, T]) -> Callable[P, T]:
+    """Compile for all cores; kept on disk where there is a place to write, else compiled once per process."""
+    try:
+        return cast("Callable[P, T]", numba.njit(parallel=True, nogil=True, fastmath=_FASTMATH, cache=True)(function))
+    except RuntimeError:  # no folder to write to
+        return cast("Callable[P, T]", numba.njit(parallel=True, nogil=True, fastmath=_FASTMATH)(function))
+
+
+@_compile
+def project_modulus(wave: NDArray[np.complex64], target: NDArray[np.float32]) -> None:
+    """See `braggd.phasing.plain.project_modulus`."""
+    for i in prange(wave.size):
+        goal = target[i]
+        real, imaginary = wave[i].real, wave[i].imag
+        size = math.sqrt(real * real + imaginary * imaginary)
+        if goal >= 0:
+            if size > 0:
+                wave[i] = wave[i] * np.float32(goal / size)
+            else:
+                wave[i] = goal
+        elif size > -goal:
+            wave[i] = wave[i] * np.float32(-goal / size)
+
+
+@_compile
+def project_blurred(wave: NDArray[np.complex64], target: NDArray[np.float32], calculated: NDArray[np.float32]) -> None:
+    """See `braggd.phasing.plain.project_blurred`."""
+    for i in prange(wave.size):
+        goal = target[i]
+        size = math.sqrt(max(calculated[i], _TINY))
+        if goal >= 0:
+            wave[i] = wave[i] * np.float32(goal / size)
+        elif size > -goal:
+            wave[i] = wave[i] * np.float32(-goal / size)
+
+
+@_compile
+def update(
+    density: NDArray[np.complex64],
+    projected: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    keep: float,
+    feedback: float,
+) -> None:
+    """See `braggd.phasing.plain.update`."""
+    a, b = np.float32(keep), np.float32(feedback)
+    for i in prange(density.size):
+        if support[i]:
+            density[i] = projected[i]
+        else:
+            density[i] = a * density[i] + b * projected[i]
+
+
+@_compile
+def square(wave: NDArray[np.complex64], intensity: NDArray[np.float32]) -> None:
+    """See `braggd.phasing.plain.square`."""
+    for i in prange(wave.size):
+        intensity[i] = wave[i].real * wave[i].real + wave[i].imag * wave[i].imag
+
+
+@_compile
+def misfit(calculated: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[float, float, float, int]:
+    """See `braggd.phasing.plain.misfit`."""
+    likelihood, residual, total, measured = 0.0, 0.0, 0.0, 0
+    for i in prange(target.size):
+        goal = target[i]
+        if goal >= 0:
+            expected = np.float64(max(calculated[i], _FAINT))
+            observed = np.float64(goal) * goal
+            likelihood += expected - observed
+            if goal > 0:
+                likelihood += observed * math.log(observed / expected)
+            residual += abs(math.sqrt(calculated[i]) - goal)
+            total += goal
+            measured += 1
+    return likelihood, residual, total, measured
+
+
+@_compile
+def blur(
+    source: NDArray[np.float32],
+    target: NDArray[np.float32],
+    kernel_z: NDArray[np.float32],
+    kernel_y: NDArray[np.float32],
+    kernel_x: NDArray[np.float32],
+) -> None:
+    """See `braggd.phasing.plain.blur`; (z, y, x) arrays."""
+    nz, ny, nx = source.shape
+    rz, ry, rx = kernel_z.size // 2, kernel_y.size // 2, kernel_x.size // 2
+    for z in prange(nz):
+        plane = np.zeros((ny, nx), np.float32)
+        for d in range(-rz, rz + 1):
+            weight, layer = kernel_z[d + rz], source[(z + d) % nz]
+            for y in range(ny):
+                for x in range(nx):
+                    plane[y, x] += weight * layer[y, x]
+        row = np.empty(nx + 2 * rx, np.float32)
+        for y in range(ny):
+            row[:] = 0
+            for d in range(-ry, ry + 1):
+                weight, line = kernel_y[d + ry], plane[(y + d) % ny]
+                for x in range(nx):
+                    row[rx + x] += weight * line[x]
+            for x in range(rx):
+                row[rx - 1 - x] = row[rx + (nx - 1 - x) % nx]
+                row[rx + nx + x] = row[rx + x % nx]
+            for x in range(nx):
+                total = np.float32(0)
+                for d in range(2 * rx + 1):
+                    total += kernel_x[d] * row[x + d]
+                target[z, y, x] = total

@@ -1,0 +1,92 @@
+"""The steps of phase retrieval that touch every voxel, in numpy: what `braggd.phasing.compiled` does, only slower.
+
+A `target` (float32) holds what was measured: where it is >= 0, the amplitude; where it is negative, nothing was
+measured, the wave is free, and its modulus may grow up to -target.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+_TINY = np.float32(1e-12)
+_FAINT = np.float32(1e-6)
+
+
+def project_modulus(wave: NDArray[np.complex64], target: NDArray[np.float32]) -> None:
+    """Give the wave its measured modulus, in place; a free voxel keeps its value, but for the bound.
+
+    wave: complex64; target: float32, see above; same shape
+    """
+    size = np.abs(wave)
+    nothing = size == 0
+    _rescale(wave, target, np.where(nothing, 1, size))
+    wave[nothing] = np.maximum(target[nothing], 0)
+
+
+def project_blurred(wave: NDArray[np.complex64], target: NDArray[np.float32], calculated: NDArray[np.float32]) -> None:
+    """The same for a partially coherent beam: the blurred intensity is what has to fit.
+
+    calculated: float32, the wave's intensity after blurring; the wave is scaled by measured / sqrt(calculated)
+
+    Clark et al., Nat. Commun. 3, 993 (2012), doi:10.1038/ncomms1994
+    """
+    _rescale(wave, target, np.sqrt(np.maximum(calculated, _TINY)))
+
+
+def update(
+    density: NDArray[np.complex64],
+    projected: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    keep: float,
+    feedback: float,
+) -> None:
+    """In place: density = projected inside the support, keep * density + feedback * projected outside.
+
+    density: the object before the modulus projection, projected: the one after it; complex64
+    """
+    outside = ~support
+    mixed = np.float32(keep) * density[outside] + np.float32(feedback) * projected[outside]
+    density[...] = projected
+    density[outside] = mixed
+
+
+def square(wave: NDArray[np.complex64], intensity: NDArray[np.float32]) -> None:
+    """Write |wave|^2 into intensity."""
+    np.add(wave.real**2, wave.imag**2, out=intensity)
+
+
+def misfit(calculated: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[float, float, float, int]:
+    """How well a calculated intensity fits, over the measured voxels.
+
+    Returns the summed Poisson log-likelihood `calculated - observed + observed log(observed / calculated)`,
+    `sum |sqrt(calculated) - amplitude|`, `sum amplitude`, and the number of measured voxels.
+    """
+    measured = target >= 0
+    goal = target[measured].astype(np.float64)
+    found = calculated[measured]
+    expected, observed = np.maximum(found, _FAINT).astype(np.float64), goal**2
+    logarithm = np.log(np.where(observed > 0, observed / expected, 1))
+    likelihood = float(np.sum(expected - observed + observed * logarithm))
+    residual = float(np.sum(np.abs(np.sqrt(found.astype(np.float64)) - goal)))
+    return likelihood, residual, float(goal.sum()), int(measured.sum())
+
+
+def blur(
+    source: NDArray[np.float32],
+    target: NDArray[np.float32],
+    kernel_z: NDArray[np.float32],
+    kernel_y: NDArray[np.float32],
+    kernel_x: NDArray[np.float32],
+) -> None:
+    """Convolve a periodic (z, y, x) volume with one symmetric kernel of odd length per axis; target is not source."""
+    blurred = source
+    for axis, kernel in enumerate((kernel_z, kernel_y, kernel_x)):
+        blurred = ndimage.correlate1d(blurred, kernel, axis=axis, mode="wrap")
+    target[...] = blurred
+
+
+def _rescale(wave: NDArray[np.complex64], target: NDArray[np.float32], size: NDArray[np.float32]) -> None:
+    goal = np.where(target >= 0, target, np.minimum(size, -target))
+    wave *= (goal / size).astype(np.float32)
