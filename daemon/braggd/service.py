@@ -315,7 +315,7 @@ class Service:
             self._degrade("tango", f"the Tango device ended with {self._tango.returncode}; it is started again")
         self._tango_next = time.monotonic() + 5.0
         command = tango_command_line(self.config.tango, self.results.publish_endpoint, self.results.requests_endpoint)
-        self._tango = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        self._tango = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def _look_around(self) -> None:
         size = self.spool.size()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -58,21 +60,15 @@ def watch(publish: str) -> None:
 
 
 def stage_table(results: list[Result]) -> Table:
-    """One row per stage: time after the last frame, and the metrics."""
+    """One row per stage: time after the last frame, and what was measured of it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("scan", "stage", "after last frame", "LLK", "support / voxels", "components", "strain rms"):
-        table.add_column(column, justify="left" if column in ("scan", "stage") else "right")
+    table.add_column("scan", no_wrap=True)
+    table.add_column("stage")
+    table.add_column("after last frame", justify="right")
+    table.add_column("metrics")
     for result in results:
-        m = result.metrics
-        table.add_row(
-            result.scan_id,
-            result.stage,
-            _number(result.timing.get("latency"), "{:.1f} s"),
-            _number(m.get("llk"), "{:.3f}"),
-            _number(m.get("support_voxels"), "{:.0f}"),
-            _number(m.get("components"), "{:.0f}"),
-            _number(m.get("strain_rms"), "{:.2e}"),
-        )
+        latency = result.timing.get("latency", 0.0)
+        table.add_row(result.scan_id, result.stage, f"{latency:.1f} s", ", ".join(_told(result.metrics)))
     return table
 
 
@@ -86,5 +82,20 @@ def sparkline(curve: np.ndarray, width: int) -> str:
     return "".join(_BARS[int(value * (len(_BARS) - 1))] for value in scaled)
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None or value != value else form.format(value)
+_TOLD = {
+    "com_row": "centre of mass at row {:.1f}",
+    "com_column": "column {:.1f}",
+    "peak_step": "step {:.1f}",
+    "llk": "LLK {:.3f}",
+    "free_llk": "free LLK {:.3f}",
+    "support_voxels": "{:.0f} voxels",
+    "components": "{:.0f} piece(s)",
+    "resolution_nm": "{:.0f} nm",
+    "strain_rms": "strain {:.1e} rms",
+}
+
+
+def _told(metrics: Mapping[str, float]) -> list[str]:
+    return [
+        form.format(metrics[name]) for name, form in _TOLD.items() if metrics.get(name, math.nan) == metrics.get(name)
+    ]

@@ -65,7 +65,7 @@ class Assembly:
         self.scan_id = scan_id
         self.series = start.series
         self.ledger = Ledger(expected=start.frames_expected)
-        self.warnings: list[str] = []
+        self.warnings: list[str] = list(start.warnings)
         self._start = start
         self._config = config
         self._reread = reread
@@ -91,6 +91,7 @@ class Assembly:
     def announce(self, start: SeriesStart) -> None:
         """Take a header that came after the first images."""
         self._start = start
+        self.warnings += start.warnings
         self._count(expected=start.frames_expected)
         if start.shape is not None and self._blind is not None and start.shape == self._blind.shape:
             self._blind = self._blind_pixels(start.shape)
