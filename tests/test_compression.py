@@ -7,6 +7,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+
 from braggd.compression import compress, decompress, is_known
 from braggd.data import Frame
 from braggd.errors import CorruptFrame

@@ -202,6 +202,7 @@ class Reconstruction:
     metrics: what the ranking measured, by name
     timing: seconds by step
     provenance: configuration, versions, model hashes
+    degraded: what did not work as configured and was done in another way, by name
     """
 
     scan_id: str
@@ -218,6 +219,7 @@ class Reconstruction:
     warnings: tuple[str, ...]
     timing: Mapping[str, float]
     provenance: Mapping[str, object]
+    degraded: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -17,7 +17,7 @@ from braggd.data import Crystal, Reconstruction, Scan, Stage
 from braggd.errors import BraggdError
 from braggd.inference.inpaint import inpaint
 from braggd.phasing.retrieve import retrieve
-from braggd.scan.hot import hot_pixels
+from braggd.scan.hot import hot_pixels, outliers
 from braggd.scan.region import phasing_region
 
 Progress = Callable[[float, str], None]
@@ -50,6 +50,7 @@ def reconstruct(
 
     hot = hot_pixels(scan.counts, scan.valid)
     valid = scan.valid & ~hot
+    valid &= ~outliers(scan.counts, valid)
     region = phasing_region(scan.counts, valid, config.phasing.shape)
     crop = tuple(slice(*edge) for edge in region)
     counts, valid = np.ascontiguousarray(scan.counts[crop]), np.ascontiguousarray(valid[crop])
@@ -87,6 +88,7 @@ def reconstruct(
         metrics=metrics,
         warnings=tuple(dict.fromkeys(warnings)),
         timing=clock.steps,
+        degraded={"inpainting": "; ".join(filled.warnings)},
         provenance=_provenance(config, filled.method, filled.provider, filled.model_hash, int(hot.sum()), scan),
     )
 

@@ -258,6 +258,8 @@ class Service:
         if self._in_hand is not None:
             self._latency = time.monotonic() - self._in_hand[0].ended_at
             result = replace(result, timing={**result.timing, "latency": self._latency})
+        for reason, sentence in message.degraded.items():
+            self._degrade(reason, sentence)
         self._stage, self._newest, self._provider = message.stage, message.scan_id, message.provider
         self.metrics.stage_seconds.labels(stage=message.stage.value).observe(self._latency)
         self.results.publish(result)

@@ -96,6 +96,5 @@ _TOLD = {
 
 
 def _told(metrics: Mapping[str, float]) -> list[str]:
-    return [
-        form.format(metrics[name]) for name, form in _TOLD.items() if metrics.get(name, math.nan) == metrics.get(name)
-    ]
+    known = ((form, metrics.get(name, math.nan)) for name, form in _TOLD.items())
+    return [form.format(value) for form, value in known if not math.isnan(value)]

@@ -78,6 +78,7 @@ class StageDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     geometry: Geometry
     timing: dict[str, float]
     provider: str
+    degraded: dict[str, str]
 
 
 class Filed(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -280,6 +281,7 @@ def _hand_over(reconstruction: Reconstruction, config: Config, connection: Conne
         geometry=reconstruction.geometry,
         timing=dict(reconstruction.timing),
         provider=str(inpainting.get("provider", "")) if isinstance(inpainting, dict) else "",
+        degraded=dict(reconstruction.degraded),
     )
     connection.send_bytes(msgspec.json.encode(done))  # people first, files second
     if not config.archive.folder:

@@ -1,13 +1,14 @@
 from pathlib import Path
 
-import braggd
 import h5py
 import numpy as np
 import pytest
+from scipy import ndimage
+
+import braggd
 from braggd.crystal.geometry import DIFFRACTOMETERS, direct_basis, missing, reciprocal_basis, scattering_vector
 from braggd.data import Geometry
 from braggd.errors import GeometryError
-from scipy import ndimage
 
 GOLD_111_ANGSTROM = 4.0782 / np.sqrt(3)
 

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from braggd.crystal.geometry import direct_basis, reciprocal_basis, scattering_vector
 from braggd.crystal.strain import crystal_from, strain_rms, unwrapped, without_ramp
 from braggd.data import Geometry
 from braggd.errors import GeometryError
-from scipy import ndimage
 
 SHAPE = (40, 44, 48)
 

@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import onnx
 import pytest
-from braggd.example import example_scan
 from onnx import TensorProto, helper, numpy_helper
+
+from braggd.example import example_scan
 
 
 def save(

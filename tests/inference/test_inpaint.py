@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from braggd.config import InferenceConfig
 from braggd.errors import ModelError
 from braggd.inference.inpaint import inpaint

@@ -5,10 +5,11 @@ import time
 import h5py
 import numpy as np
 import pytest
+from scipy.interpolate import interp1d
+
 from braggd.errors import ModelError
 from braggd.example import example_scan
 from braggd.inference.interpolate import interpolate
-from scipy.interpolate import interp1d
 
 
 def exponential(shape=(12, 40, 50), slopes=(0.1, 0.07, 0.05)):

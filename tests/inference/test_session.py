@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import onnxruntime
 import pytest
+
 from braggd.errors import ModelError
 from braggd.inference.session import open_session
 

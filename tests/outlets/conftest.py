@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from braggd.crystal.geometry import direct_basis, scattering_vector
 from braggd.crystal.strain import crystal_from, strain_rms
 from braggd.data import Geometry, Reconstruction, Stage

@@ -13,12 +13,13 @@ import hdf5plugin
 import numpy as np
 import pytest
 import silx.io
+from silx.io import nxdata
+
 from braggd.compression import compress
 from braggd.data import Frame, Geometry, Stage
 from braggd.errors import OutletError
 from braggd.outlets.archive import list_archive, read_summary, write_archive
 from braggd.outlets.raw import write_raw
-from silx.io import nxdata
 
 
 def test_archive_gives_back_every_array_bit_for_bit(tmp_path, reconstruction):

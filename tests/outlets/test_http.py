@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from braggd.config import HttpConfig
 from braggd.data import Outcome, Stage, Status
 from braggd.errors import OutletError
 from braggd.outlets.http import HttpServer
 from braggd.outlets.metrics import Metrics
-from prometheus_client.parser import text_string_to_metric_families
 
 ANYWHERE = HttpConfig(port=0)
 

@@ -2,12 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
 from braggd.data import Stage
 from braggd.errors import OutletError
 from braggd.outlets.picture import write_picture
 from braggd.outlets.render import View, shaded_surface
-from matplotlib.colors import to_rgb
-from PIL import Image
 
 GAP = np.array(to_rgb("#3d5a6c")) * 255
 

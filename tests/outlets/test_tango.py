@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tango
+
 from braggd.config import TangoConfig
 from braggd.data import NamedArray, Result, Stage, Status
 from braggd.errors import OutletError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import numpy as np
+
 from braggd.data import NamedArray, Result, Stage
 from braggd.outlets import views
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from braggd.errors import DetectorError
 from braggd.scan.detector import detector, from_shape, load_mask
 

@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+
 from braggd.example import example_scan
 from braggd.scan.hot import hot_pixels, outliers
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+
 from braggd.compression import compress, decompress
 from braggd.data import Corrupt, Frame
 from braggd.sources.messages import decode

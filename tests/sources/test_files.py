@@ -7,6 +7,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+
 from braggd.data import Geometry, Reconstruction, Stage
 from braggd.errors import ScanFileError
 from braggd.example import example_scan

@@ -6,6 +6,7 @@ import resource
 import cbor2
 import numpy as np
 import pytest
+
 from braggd.compression import decompress
 from braggd.data import Corrupt, Frame, Geometry, SeriesEnd, SeriesStart
 from braggd.errors import CorruptFrame

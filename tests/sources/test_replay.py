@@ -4,10 +4,12 @@ import threading
 import time
 from pathlib import Path
 
-import braggd
 import h5py
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
+
+import braggd
 from braggd.compression import decompress
 from braggd.data import Frame, Geometry, SeriesEnd, SeriesStart
 from braggd.errors import DetectorError
@@ -16,7 +18,6 @@ from braggd.sources.embed import Placement, module_centre, peak_position
 from braggd.sources.messages import decode
 from braggd.sources.replay import Sender, messages, prepare, replay
 from braggd.sources.stream import FrameStream
-from scipy.ndimage import distance_transform_edt
 
 STREAMS = [("simplon-v1", encoding) for encoding in ("none", "lz4", "bslz4")] + [
     ("simplon-v2", encoding) for encoding in ("none", "lz4", "bslz4")

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+
 from braggd.compression import decompress
 from braggd.data import Corrupt, Frame, SeriesEnd, SeriesStart
 from braggd.sources.messages import decode

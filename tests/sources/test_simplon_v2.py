@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 import cbor2
 import numpy as np
 import pytest
+from cbor2 import CBORTag
+
 from braggd.compression import compress, decompress
 from braggd.data import Corrupt, Frame, SeriesEnd, SeriesStart
 from braggd.sources.messages import decode
-from cbor2 import CBORTag
 
 PIXELS = np.arange(12, dtype="<u4").reshape(3, 4)
 TYPED_TAGS = [*range(64, 76), *range(77, 83), 84, 85, 86]

@@ -5,6 +5,7 @@ import resource
 import threading
 
 import pytest
+
 from braggd.errors import SourceError
 from braggd.sources.spool import SpoolReader, SpoolWriter
 

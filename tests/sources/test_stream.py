@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 import zmq
+
 from braggd.errors import SourceError
 from braggd.sources.replay import Sender
 from braggd.sources.stream import FrameStream

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -94,18 +93,14 @@ def test_the_readme_s_clients_get_the_result_even_when_late(
     assert len(code.strip().splitlines()) <= 10
     code = code.replace("tcp://127.0.0.1:5556", running.publish).replace("tcp://127.0.0.1:5557", running.requests)
     code = re.sub(r"tango://\S+#dbase=no", running.tango, code)
-    # the examples go on for ever: their output is read until it names the scan
-    with subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, text=True) as late:
-        try:
-            assert late.stdout is not None
-            os.set_blocking(late.stdout.fileno(), False)
-            said, deadline = "", time.monotonic() + 30
-            while scan_id not in said and time.monotonic() < deadline and (late.poll() is None or not said):
-                said += late.stdout.read() or ""
-                time.sleep(0.05)
-        finally:
-            late.kill()
-    assert scan_id in said
+    # the examples go on for ever: what they say is read until it names the scan
+    said = running.folder / "said"
+    with said.open("w") as output, subprocess.Popen([sys.executable, "-u", "-c", code], stdout=output) as late:
+        deadline = time.monotonic() + 30
+        while scan_id not in said.read_text() and time.monotonic() < deadline and late.poll() is None:
+            time.sleep(0.05)
+        late.kill()
+    assert scan_id in said.read_text()
 
 
 def test_a_client_that_stops_reading_slows_nothing_down(

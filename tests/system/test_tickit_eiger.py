@@ -17,6 +17,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+
 from braggd.compression import decompress
 from braggd.data import Event, Frame, SeriesEnd, SeriesStart
 from braggd.sources.messages import decode

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import scipy.fft
+from scipy import ndimage
+
+from braggd.phasing import fourier, plain, projections
+from braggd.phasing.align import accuracy, align
+from braggd.phasing.recipe import parse
+from braggd.phasing.solver import Schedule, Solver
+
+FIXED = Schedule(support_every=0)
+
+
+def random_wave(shape, seed=0):
+    random = np.random.default_rng(seed)
+    return (random.normal(size=shape) + 1j * random.normal(size=shape)).astype(np.complex64)
+
+
+def solve(crystals, density, support, recipe, target=None):
+    """From random phases, with the true support."""
+    target = fourier.corner(np.abs(crystals.wave_of(density)).astype(np.float32)) if target is None else target
+    start = random_wave(density.shape, seed=3) * fourier.corner(support)
+    solver = Solver(target, start, fourier.corner(support), None)
+    solver.run(parse(recipe), FIXED, lambda _: None)
+    solver.constrain()
+    found = align(density, fourier.centre(solver.density)).density
+    return accuracy(found, density)
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (12, 20, 18), (15, 9, 7)])
+def test_transforms_are_numpys(shape):
+    wave = random_wave(shape)
+    there, back = np.empty_like(wave), np.empty_like(wave)
+    fourier.forward(wave, there)
+    fourier.inverse(there, back)
+    np.testing.assert_allclose(there, np.fft.fftn(wave), atol=1e-3)
+    np.testing.assert_allclose(back, wave, atol=1e-5)
+    fourier.forward(back, back)
+    np.testing.assert_allclose(back, there, atol=1e-3)
+
+
+def test_good_shapes_are_even_products_of_small_primes_that_fit():
+    for size, good in zip((118, 180, 230, 128, 7, 2), fourier.good_shape((118, 180, 230, 128, 7, 2)), strict=True):
+        assert good <= size
+        assert good % 2 == 0
+        assert scipy.fft.next_fast_len(good, real=False) == good
+    assert fourier.good_shape((118, 180, 230)) == (108, 180, 216)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "least"), [("600*ER", 99.0), ("150*HIO + 100*ER", 99.0), ("150*RAAR + 100*ER", 99.0)]
+)
+def test_every_algorithm_finds_a_known_crystal_in_its_support(crystals, recipe, least):
+    density, support = crystals.faceted(32, radius=7.0, phase=1.0)
+    assert solve(crystals, density, support, recipe) >= least
+
+
+def test_masked_voxels_are_not_measured_zeros(crystals):
+    density, support = crystals.faceted(32, radius=7.0, phase=1.0)
+    amplitude = np.abs(crystals.wave_of(density)).astype(np.float32)
+    valid = np.ones(amplitude.shape, bool)
+    valid[:, :, 17:20] = valid[:, 13:15] = False
+    bound = np.full_like(amplitude, amplitude.max())
+    free = fourier.corner(projections.free_target(amplitude, valid, bound))
+    zeroed = fourier.corner(np.where(valid, amplitude, 0))
+    assert solve(crystals, density, support, "150*HIO + 100*ER", free) >= 99.0
+    assert solve(crystals, density, support, "150*HIO + 100*ER", zeroed) < 95.0
+
+
+@pytest.mark.skipif(projections.kernels is plain, reason="numba is not installed")
+def test_compiled_and_plain_kernels_agree():
+    from braggd.phasing import compiled
+
+    shape = (12, 10, 14)
+    random = np.random.default_rng(1)
+    target = random.normal(1, 2, size=shape).astype(np.float32)  # negative: free
+    target.flat[:5] = 0
+    start = random_wave(shape)
+    start.flat[3:9] = 0
+    support = random.random(shape) < 0.3
+    calculated = random.random(shape).astype(np.float32) * 4
+    calculated.flat[:3] = 0
+
+    def both(run):
+        results = []
+        for kernels in (compiled, plain):
+            wave = start.copy()
+            results.append((run(kernels, wave), wave))
+        for one, other in zip(*results, strict=True):
+            if one is not None:
+                np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+
+    both(lambda k, w: k.project_modulus(w.reshape(-1), target.reshape(-1)))
+    both(lambda k, w: k.project_blurred(w.reshape(-1), target.reshape(-1), calculated.reshape(-1)))
+    both(lambda k, w: k.update(w.reshape(-1), start[::-1].copy().reshape(-1), support.reshape(-1), 0.9, -0.8))
+    both(lambda k, w: k.misfit(calculated.reshape(-1), target.reshape(-1)))
+
+    def squared(kernels, wave):
+        out = np.empty(shape, np.float32)
+        kernels.square(wave.reshape(-1), out.reshape(-1))
+        return out
+
+    def blurred(kernels, wave):
+        out = np.empty(shape, np.float32)
+        one, three, seven = (np.hamming(n + 2)[1:-1].astype(np.float32) for n in (1, 3, 7))
+        kernels.blur(calculated, out, three, one, seven)
+        return out
+
+    both(squared)
+    both(blurred)
+
+
+def test_a_measured_voxel_gets_its_amplitude_and_a_free_one_stays_within_its_bound():
+    wave = random_wave((8, 8, 8)) * 3
+    before = wave.copy()
+    target = np.full(wave.shape, 2.0, np.float32)
+    target[:4] = -2.5
+    projections.project_modulus(wave, target)
+    np.testing.assert_allclose(np.abs(wave[4:]), 2, rtol=1e-5)
+    np.testing.assert_allclose(np.angle(wave), np.angle(before), atol=1e-5)
+    np.testing.assert_allclose(np.abs(wave[:4]), np.minimum(np.abs(before[:4]), 2.5), rtol=1e-5)
+
+
+def test_blur_is_a_periodic_gaussian():
+    volume = np.random.default_rng(0).random((20, 18, 16)).astype(np.float32)
+    out = np.empty_like(volume)
+    widths = (0.5, 1.3, 0.8)
+    projections.blur(volume, out, widths)
+    np.testing.assert_allclose(out, ndimage.gaussian_filter(volume, widths, mode="wrap", truncate=3.2), atol=2e-3)
+    np.testing.assert_allclose(out.sum(), volume.sum(), rtol=1e-5)
+
+
+def test_the_true_intensity_is_the_likeliest(crystals):
+    density, _ = crystals.faceted(32, radius=7.0)
+    counts = crystals.noisy_counts(density, 1e5)
+    truth = np.abs(crystals.wave_of(density)) ** 2
+    truth = (truth * (1e5 / truth.max())).astype(np.float32)
+    amplitude = np.sqrt(counts)
+    best, _ = projections.misfit(truth, amplitude)
+    for wrong in (truth * 1.02, truth * 0.98, truth + 0.05, np.roll(truth, 1, 0)):
+        assert projections.misfit(wrong.astype(np.float32), amplitude)[0] > best
+    hidden = np.where(np.arange(32) < 16, amplitude, -1).astype(np.float32)
+    wild = truth.copy()
+    wild[..., 16:] *= 5
+    assert projections.misfit(wild, hidden) == pytest.approx(projections.misfit(truth, hidden))

@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+
+from braggd.config import PhasingConfig
+from braggd.errors import PhasingError
+from braggd.phasing import plain, projections
+from braggd.phasing.align import accuracy, align
+from braggd.phasing.coherence import fit_widths
+from braggd.phasing.projections import blur
+from braggd.phasing.retrieve import retrieve, warm_up
+
+SHORT = PhasingConfig(recipe="20*HIO + 10*ER", refine="10*ER", starts=2)
+
+
+@pytest.fixture
+def crystal(crystals):
+    density, _ = crystals.faceted(48, radius=8.0, phase=1.5, seed=2)
+    return density, crystals.noisy_counts(density, 1e5)
+
+
+def everywhere(counts):
+    return np.ones(counts.shape, bool)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_noisy_crystal_is_found_from_every_seed(crystal, crystals, seed):
+    density, counts = crystal
+    found = retrieve(np.sqrt(counts), everywhere(counts), PhasingConfig(seed=seed))
+    assert accuracy(align(density, found.density).density, density) >= 95
+    assert found.metrics["components"] == 1
+    assert not found.warnings
+    wave = np.abs(crystals.wave_of(found.density))
+    assert np.corrcoef(wave.ravel(), np.sqrt(counts).ravel())[0, 1] > 0.995
+    assert np.sum(wave**2) == pytest.approx(counts.sum(), rel=0.05)
+    assert not found.density[~found.support].any()
+    assert abs(np.angle(found.density.sum())) < 1e-3
+
+
+def test_the_same_seed_gives_the_same_object(crystal):
+    _, counts = crystal
+    one, other = (retrieve(np.sqrt(counts), everywhere(counts), SHORT) for _ in range(2))
+    assert align(one.density, other.density).correlation > 0.9999
+    assert one.metrics["start"] == other.metrics["start"]
+
+
+def test_a_gap_beside_the_peak_hardly_changes_the_crystal(crystal):
+    density, counts = crystal
+    valid = everywhere(counts)
+    valid[:, 29:33] = valid[:, :, 29:33] = False
+    amplitude = np.sqrt(counts)
+    amplitude[~valid] = np.nan
+    found = retrieve(amplitude, valid, PhasingConfig())
+    assert accuracy(align(density, found.density).density, density) >= 93
+    seeded = retrieve(amplitude, valid, PhasingConfig(), guess=np.sqrt(counts))
+    assert accuracy(align(density, seeded.density).density, density) >= 93
+
+
+def test_a_guess_far_off_does_not_spoil_the_crystal(crystal):
+    density, counts = crystal
+    valid = everywhere(counts)
+    valid[:, 29:32] = False
+    found = retrieve(np.sqrt(counts), valid, PhasingConfig(), guess=np.where(valid, 0, 30).astype(np.float32))
+    assert accuracy(align(density, found.density).density, density) >= 90
+
+
+def test_the_widths_of_a_partially_coherent_beam_are_found(crystals):
+    density, _ = crystals.faceted(48, radius=8.0, phase=1.5, seed=2)
+    intensity = (np.abs(crystals.wave_of(density)) ** 2).astype(np.float32)
+    intensity *= 1e6 / intensity.max()
+    intensity = np.fft.ifftshift(intensity)
+    seen = np.empty_like(intensity)
+    blur(intensity, seen, (0.7, 0.4, 0.55))
+    widths = (0.4, 0.4, 0.4)
+    for _ in range(12):
+        widths = fit_widths(intensity, np.sqrt(seen), widths)
+    np.testing.assert_allclose(widths, (0.7, 0.4, 0.55), rtol=0.08)
+
+
+def test_retrieval_without_numba_finds_the_same_crystal(crystal, monkeypatch):
+    density, counts = crystal
+    monkeypatch.setattr(projections, "kernels", plain)
+    found = retrieve(np.sqrt(counts), everywhere(counts), PhasingConfig(starts=1, coherence=False))
+    assert accuracy(align(density, found.density).density, density) >= 95
+
+
+def test_progress_runs_from_0_to_1_and_stop_ends_it(crystal):
+    _, counts = crystal
+    seen = []
+    retrieve(np.sqrt(counts), everywhere(counts), SHORT, progress=lambda share, doing: seen.append((share, doing)))
+    shares = [share for share, _ in seen]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.05
+    assert shares[-1] == pytest.approx(1)
+    assert len({doing for _, doing in seen}) == 3
+    with pytest.raises(PhasingError, match="stopped"):
+        retrieve(np.sqrt(counts), everywhere(counts), SHORT, stop=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda a, v: (a, np.zeros_like(v)), "every voxel is masked"),
+        (lambda a, v: (np.zeros_like(a), v), "only 0 photons"),
+        (lambda a, v: (np.where(a == a.max(), np.nan, a), v), "NaN"),
+        (lambda a, v: (a - 1, v), "negative"),
+        (lambda a, v: (a, v[1:]), "mask has the shape"),
+        (lambda a, v: (a[0], v[0]), "three axes"),
+        (lambda a, v: (a[:0], v[:0]), "three axes"),
+    ],
+)
+def test_what_cannot_be_phased_is_said_in_one_sentence(crystal, spoil, sentence):
+    _, counts = crystal
+    with pytest.raises(PhasingError, match=sentence):
+        retrieve(*spoil(np.sqrt(counts), everywhere(counts)), SHORT)
+
+
+def test_noise_without_an_object_is_reported():
+    counts = np.random.default_rng(0).poisson(3.0, (32, 32, 32)).astype(np.float32)
+    found = retrieve(np.sqrt(counts), everywhere(counts), SHORT)
+    assert found.warnings
+    assert np.isfinite(found.density).all()
+
+
+def test_odd_and_oblong_volumes_are_phased(crystals):
+    density, _ = crystals.faceted(48, radius=7.0, seed=4)
+    counts = crystals.noisy_counts(density, 1e5)[3:44, 2:47]  # 41 x 45 x 48, the peak beside the middle
+    found = retrieve(np.sqrt(counts), everywhere(counts), SHORT)
+    assert found.density.shape == counts.shape
+
+
+def test_warm_up_leaves_nothing_to_compile():
+    warm_up(PhasingConfig(shape=(32, 32, 32)))

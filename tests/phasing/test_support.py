@@ -1,0 +1,115 @@
+import numpy as np
+
+from braggd.phasing import fourier
+from braggd.phasing.pattern import prepare
+from braggd.phasing.ranking import Quality, choose, judge
+from braggd.phasing.support import (
+    LARGEST_SHARE,
+    components,
+    fill_smoothly,
+    free_bound,
+    from_autocorrelation,
+    middle,
+    shrink_wrap,
+)
+
+
+def ball(shape, radius, at):
+    grid = np.meshgrid(*[np.arange(n) for n in shape], indexing="ij")
+    offset = [(g - a + n // 2) % n - n // 2 for g, a, n in zip(grid, at, shape, strict=True)]
+    return sum(o**2 for o in offset) <= radius**2
+
+
+def test_the_first_support_covers_the_object_wherever_the_mask_is(crystals):
+    density, support = crystals.faceted(48, radius=7.0, phase=2.0)
+    amplitude = np.abs(crystals.wave_of(density)).astype(np.float32)
+    valid = np.ones(amplitude.shape, bool)
+    whole = from_autocorrelation(fourier.corner(amplitude), 0.1)
+    valid[:, :, 28:32] = False
+    amplitude[~valid] = np.nan
+    masked = from_autocorrelation(fourier.corner(fill_smoothly(amplitude, valid)), 0.1)
+    for found in (whole, masked):
+        centred = fourier.centre(found)
+        assert centred[support].mean() > 0.99
+        assert found.mean() < LARGEST_SHARE
+    assert np.mean(whole != masked) < 0.005
+
+
+def test_filling_leaves_measured_voxels_and_stays_between_its_neighbours():
+    random = np.random.default_rng(0)
+    amplitude = (5 + random.random((16, 16, 16))).astype(np.float32)
+    valid = np.ones(amplitude.shape, bool)
+    valid[:, 4:6] = False
+    dirty = np.where(valid, amplitude, np.nan).astype(np.float32)
+    filled = fill_smoothly(dirty, valid)
+    np.testing.assert_array_equal(filled[valid], amplitude[valid])
+    assert np.all((filled[~valid] >= 5) & (filled[~valid] <= 6))
+    bound = free_bound(filled, valid)
+    assert np.all((bound >= 2 * 5) & (bound <= 2 * 6))
+
+
+def test_shrink_wrap_finds_the_object_grows_and_shrinks_to_it():
+    shape, at = (32, 32, 32), (1, 30, 0)
+    truth = ball(shape, 6, at)
+    modulus = truth.astype(np.float32)
+    for before in (ball(shape, 4, at), ball(shape, 9, at)):
+        found = shrink_wrap(modulus, (0.8,) * 3, 0.3, before)
+        assert np.mean(found != truth) < 0.01
+
+
+def test_shrink_wrap_neither_collapses_nor_fills_the_volume():
+    shape = (24, 24, 24)
+    before = ball(shape, 6, (12, 12, 12))
+    spike = np.full(shape, 0.01, np.float32)
+    spike[12, 12, 12] = 1000
+    np.testing.assert_array_equal(shrink_wrap(spike, (0.5,) * 3, 0.2, before), before)
+    flat = np.random.default_rng(0).random(shape).astype(np.float32) + 10
+    assert shrink_wrap(flat, (0.5,) * 3, 0.2, before).mean() <= LARGEST_SHARE
+
+
+def test_pieces_are_counted_across_the_edges_of_the_periodic_volume():
+    shape = (24, 24, 24)
+    one = ball(shape, 5, (0, 0, 23))
+    number, largest = components(one)
+    assert number == 1
+    np.testing.assert_array_equal(largest, one)
+    two = one | ball(shape, 2, (10, 2, 20))
+    number, largest = components(two)
+    assert number == 2
+    np.testing.assert_array_equal(largest, one)
+    np.testing.assert_allclose(
+        np.exp(2j * np.pi * np.array(middle(one)) / 24), np.exp(2j * np.pi * np.array([0, 0, 23]) / 24)
+    )
+
+
+def test_runs_that_are_no_single_crystal_lose_to_one_that_is():
+    shape = (24, 24, 24)
+    whole, halves = ball(shape, 5, (12, 12, 12)), ball(shape, 4, (6, 12, 12)) | ball(shape, 4, (17, 12, 12))
+    good = judge(1.0, 0.1, whole)
+    faults = {
+        "fell into pieces": judge(0.5, 0.1, halves),
+        "collapsed": judge(0.5, 0.1, ball(shape, 1, (3, 3, 3))),
+        "fills the volume": judge(0.5, 0.1, np.arange(24**3).reshape(shape) < 0.3 * 24**3),
+        "diverged": judge(float("nan"), 0.1, whole),
+    }
+    assert not good.fault
+    assert {name: quality.fault for name, quality in faults.items()} == {name: name for name in faults}
+    better = judge(0.9, 0.1, whole)
+    assert choose([*faults.values(), good, better]) == 5
+    assert isinstance(good, Quality)
+
+
+def test_the_middle_of_a_pattern_gives_the_same_object_on_a_coarser_grid(crystals):
+    density, _ = crystals.faceted(96, radius=9.0, phase=0.5)
+    wave = crystals.wave_of(density)
+    pattern = prepare(np.abs(wave).astype(np.float32), np.ones(wave.shape, bool), None)
+    middle_of_it = pattern.middle()
+    assert middle_of_it.target.shape == (48, 48, 48)
+    ((start, stop), *_) = middle_of_it.window
+    cut = wave[(slice(start, stop),) * 3]
+    np.testing.assert_allclose(middle_of_it.target, fourier.corner(np.abs(cut)), rtol=1e-5, atol=1e-2)
+    coarse = np.fft.ifftn(np.fft.ifftshift(cut)).astype(np.complex64)
+    fine = pattern.embed(coarse, middle_of_it)
+    expected = np.zeros_like(wave)
+    expected[(slice(start, stop),) * 3] = cut
+    np.testing.assert_allclose(fine, np.fft.ifftn(np.fft.ifftshift(expected)), atol=1e-4)
