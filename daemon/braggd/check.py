@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from braggd.config import Config
-from braggd.crystal.geometry import missing
+from braggd.crystal.geometry import DIFFRACTOMETERS
 from braggd.errors import BraggdError
 from braggd.inference.session import open_session
 from braggd.phasing.recipe import parse
@@ -40,10 +40,10 @@ def _names(config: Config) -> list[str]:
         except BraggdError as error:
             found.append(f"[inference] inpaint_model: {error}")
     if config.geometry.diffractometer:
-        try:
-            missing(config.geometry)
-        except BraggdError as error:
-            found.append(f"[geometry] diffractometer: {error}")
+        name = config.geometry.diffractometer
+        if name not in DIFFRACTOMETERS:
+            known = ", ".join(DIFFRACTOMETERS)
+            found.append(f"[geometry] diffractometer: {name!r} is unknown; known are {known}")
     return found
 
 
@@ -74,7 +74,7 @@ def _endpoints(config: Config) -> list[str]:
     for field, endpoint in bound.items():
         if not endpoint:
             continue
-        if endpoint in taken:
+        if endpoint in taken and not endpoint.endswith(":*"):
             found.append(f"{field}: {endpoint} is also {taken[endpoint]}; choose another port")
             continue
         taken[endpoint] = field

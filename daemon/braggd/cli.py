@@ -65,7 +65,7 @@ def check(config: Annotated[Path, typer.Argument(help="TOML file.")]) -> None:
 
     found = faults(load(config))
     for fault in found:
-        errors.print(fault, style="red", highlight=False)
+        _complain(fault)
     if found:
         raise typer.Exit(1)
     Console().print(f"{config}: good")
@@ -154,10 +154,14 @@ def main() -> None:
     except BraggdError as error:
         if "--debug" in sys.argv:
             raise
-        errors.print(str(error), style="red", highlight=False, soft_wrap=True)
+        _complain(str(error))
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(1)
+
+
+def _complain(sentence: str) -> None:
+    errors.print(sentence, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def _overridden(config: Config, source: str, archive: str, results: str, http: str, tango: str) -> Config:

@@ -61,8 +61,10 @@ def run_demo(output: Path) -> None:
         shutil.rmtree(spool, ignore_errors=True)
     console.print(stage_table(results))
     for warning in dict.fromkeys(w for result in results for w in result.warnings):
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
-    console.print(f"archive  {archive}\npicture  {archive.with_suffix('.png')}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+    console.print(
+        f"archive  {archive}\npicture  {archive.with_suffix('.png')}", highlight=False, markup=False, soft_wrap=True
+    )
     console.print(f"{time.monotonic() - began:.0f} s in all; the daemon ended with {code}.")
 
 

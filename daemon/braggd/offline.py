@@ -57,11 +57,11 @@ def reconstruct_file(spec: str, output: Path, config: Config) -> None:
                 written.replace(output)
             write_picture(output.with_suffix(".png"), stage)
             console = Console()
-            console.print(f"{output}: {stage.stage}", highlight=False)
+            console.print(f"{output}: {stage.stage}", highlight=False, markup=False)
             for name, value in stage.metrics.items():
-                console.print(f"  {name} {value:.6g}", highlight=False)
+                console.print(f"  {name} {value:.6g}", highlight=False, markup=False)
             for warning in stage.warnings:
-                console.print(f"  warning: {warning}", style="yellow", highlight=False)
+                console.print(f"  warning: {warning}", style="yellow", highlight=False, markup=False)
 
 
 def _blind(recorded: RecordedScan, config: Config) -> np.ndarray:
