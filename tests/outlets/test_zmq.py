@@ -99,20 +99,21 @@ def test_any_zmq_client_gets_an_answer(kind: int) -> None:
         socket.close(linger=0)
 
 
-def test_every_question_of_a_quick_client_is_answered() -> None:
+def test_every_question_of_a_burst_is_answered() -> None:
     with ResultServer(ANY_PORT, ANY_PORT) as server, zmq.Context() as context:
-        socket = context.socket(zmq.REQ)
+        socket = context.socket(zmq.DEALER)
         socket.linger = 0
+        socket.rcvhwm = 1
         socket.connect(server.requests_endpoint)
-        answered = 0
-        while answered < 5000:
+        for _ in range(200):
             socket.send(b'{"request": "scans"}')
-            if not socket.poll(2000):
-                break
+        time.sleep(0.3)
+        answered = 0
+        while answered < 200 and socket.poll(2000):
             socket.recv_multipart()
             answered += 1
         socket.close()
-        assert answered == 5000
+        assert answered == 200
 
 
 def test_an_endpoint_in_use_is_named_with_what_to_do() -> None:

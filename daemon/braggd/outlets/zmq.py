@@ -30,8 +30,10 @@ _Command = tuple[list[bytes], str, dict[str, Any]]
 
 COMMANDS = frozenset({"prepare", "start", "stop", "abort", "reset", "reprocess"})
 
-_QUEUE_RESULTS = 16  # per subscriber; a result can be tens of megabytes
-_QUEUE_REPLIES = 4
+# Per subscriber. A result can be tens of megabytes, but status and live results are most of what a deaf one is kept.
+_QUEUE_RESULTS = 64
+# Per client; replies share their buffers. ZMQ learns late what a client has read, and silently drops what is beyond.
+_QUEUE_REPLIES = 256
 _LARGEST_REQUEST = 1 << 20
 _WAITING_COMMANDS = 32
 _REQUESTS_AT_A_TIME = 64
