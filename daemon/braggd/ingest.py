@@ -356,16 +356,22 @@ class _SeriesSpool:
         self._writer = None
 
 
-def take_again(path: Path, ingest: Ingest) -> None:
-    """Take a spooled series as if it came once more; `ingest` was made with `again=path`."""
+def take_again(path: Path, ingest: Ingest) -> bool:
+    """Take a spooled series as if it came once more; `ingest` was made with `again=path`.
+
+    Returns whether it held anything to take. Raises SourceError where the file is damaged.
+    """
     ingest.prepare(_read_preparation(path))
     reader = SpoolReader(path)
     try:
+        taken = False
         for offset, parts in reader:
             ingest.handle(parts, offset)
+            taken = taken or bool(ingest.scan_id)
     finally:
         reader.close()
     ingest.close()
+    return taken
 
 
 def _preparation_file(spool: Path) -> Path:

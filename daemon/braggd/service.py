@@ -39,6 +39,7 @@ _STATUS_EVERY_S = 0.5
 _GRACE_S = 8.0  # from SIGTERM to the end; systemd and the README promise 10 s
 _LOW_DISK_GB = 1.0
 _KEPT_BYTES = 300_000_000  # of older scans' results, for clients that come late
+_MOST_WAITING = 4  # scans in memory; more wait in the spool
 _RESTARTS = 3  # of the reconstruction process within a minute, before the state is FAULT
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Service:
         self._ingest_calls: queue.Queue[Callable[[], None]] = queue.Queue()
         self._closed: queue.Queue[Closed] = queue.Queue()
         self._waiting: deque[tuple[Closed, int]] = deque()
+        self._deferred: deque[Path] = deque()
         self._in_hand: tuple[Closed, int] | None = None
         self._degraded: dict[str, str] = {}
         self._progress, self._doing = 0.0, ""
@@ -69,7 +71,7 @@ class Service:
         self._running = True
         self._last_status = 0.0
         self._deaths: deque[float] = deque(maxlen=_RESTARTS)
-        self._ready = False
+        self._ready = self._aborted = False
 
         shared.sweep()
         self._archive = _writable(config.archive.folder, "[archive] folder") if config.archive.folder else None
@@ -122,6 +124,7 @@ class Service:
             self._ingest_calls.put(partial(self._take_again, path))
         self._thread.start()
         self._watch_tango()
+        log.info("listening to %s, publishing at %s", self.config.source.endpoint, self.results.publish_endpoint)
         _notify("READY=1")
 
     def step(self) -> None:
@@ -186,9 +189,11 @@ class Service:
     def _take_again(self, path: Path) -> None:
         again = Ingest(self.config, self.spool.folder, self._closed.put, self._publish, lambda *_: None, again=path)
         try:
-            take_again(path, again)
+            taken = take_again(path, again)
         except BraggdError as error:
             log.error("%s", error)
+            taken = False
+        if not taken:
             self.spool.fail(path)
 
     def _count(self, outcome: Outcome, number: int) -> None:
@@ -211,10 +216,18 @@ class Service:
                 self.spool.fail(closed.spool)
             return
         self._stage = Stage.LIVE
+        if len(self._waiting) >= _MOST_WAITING and closed.spool is not None:
+            closed.scan.release()  # memory is short where scans come faster than they are reconstructed
+            self._deferred.append(closed.spool)
+            return
         self._waiting.append((closed, 0))
 
     def _feed(self) -> None:
-        if self._in_hand is not None or not self._waiting or self._worker is None or not self._ready:
+        if self._in_hand is not None or self._worker is None or not self._ready:
+            return
+        if not self._waiting:
+            if self._deferred:
+                self._ingest_calls.put(partial(self._take_again, self._deferred.popleft()))
             return
         closed, tries = self._waiting.popleft()
         scan = closed.scan
@@ -272,8 +285,9 @@ class Service:
         self._in_hand, self._progress, self._doing = None, 0.0, ""
         if closed.scan is not None:
             closed.scan.release()
-        self._degrade("scan", message.error)
-        self.metrics.scans.labels(outcome="failed" if message.error else "done").inc()
+        aborted, self._aborted = self._aborted and bool(message.error), False
+        self._degrade("scan", "" if aborted else message.error)
+        self.metrics.scans.labels(outcome="aborted" if aborted else "failed" if message.error else "done").inc()
         if message.error:
             log.error("scan %s: %s", message.scan_id, message.error)
         if closed.spool is not None:
@@ -303,7 +317,8 @@ class Service:
             self._worker = None
             self._degrade("worker", "the reconstruction process keeps dying; see the log, then Reset")
             return
-        self._worker = Worker(self.config)
+        if not self._closing.is_set():
+            self._worker = Worker(self.config)
 
     # Looking after things
 
@@ -322,7 +337,7 @@ class Service:
     def _look_around(self) -> None:
         size = self.spool.size()
         self.metrics.spool_bytes.set(size)
-        self.metrics.queue_depth.set(len(self._waiting))
+        self.metrics.queue_depth.set(len(self._waiting) + len(self._deferred))
         free = min(shutil.disk_usage(folder).free for folder in (self.spool.folder, self._archive) if folder) / 1e9
         self._degrade("disk", f"{free:.1f} GB left on the disk; make room" if free < _LOW_DISK_GB else "")
         self._degrade("spool", self.ingest.spool_fault)
@@ -341,7 +356,7 @@ class Service:
 
     def _tell(self) -> None:
         ledger = self.ingest.ledger
-        busy = bool(self.ingest.scan_id or self._in_hand or self._waiting)
+        busy = bool(self.ingest.scan_id or self._in_hand or self._waiting or self._deferred)
         if self.ingest.scan_id:
             progress = ledger.used / ledger.expected if ledger.expected else 0.0
             activity = f"acquiring {self.ingest.scan_id}"
@@ -355,7 +370,7 @@ class Service:
             frames_expected=ledger.expected or 0,
             frames_lost=ledger.lost,
             progress=progress,
-            queue_depth=len(self._waiting),
+            queue_depth=len(self._waiting) + len(self._deferred),
             latency_s=self._latency,
             provider=self._provider,
             activity=activity,
@@ -404,7 +419,7 @@ class Service:
 
     def _abort(self) -> None:
         if self._in_hand is not None and self._worker is not None:
-            self._worker.send(Abort())
+            self._aborted = self._worker.send(Abort())
 
     def _reset(self) -> None:
         for reason in list(self._degraded):

@@ -153,6 +153,19 @@ def test_a_scan_can_be_reprocessed_from_the_spool(running: Daemon, messages: Cal
     np.testing.assert_allclose(np.abs(first.array("density")), np.abs(second.array("density")), rtol=1e-3, atol=1e-2)
 
 
+def test_an_aborted_reconstruction_is_no_fault(tmp_path: Path, messages: Callable[[int], list[Message]]) -> None:
+    with daemon(tmp_path, SMALL.replace("40*HIO", "20000*HIO")) as process:
+        process.wait_for(lambda s: s.state == "ON")
+        play(process, messages(1))
+        process.wait_for(lambda s: s.progress > 0 and s.frames_received == 0)
+        with process.client() as client:
+            client.command("abort")
+        process.wait_for(lambda s: s.state == "ON")
+        text = urllib.request.urlopen(f"{process.http}/metrics").read().decode()
+        assert 'braggd_scans_total{outcome="aborted"} 1.0' in text
+        assert process.stop() == 0, process.log
+
+
 def test_what_is_in_hand_at_sigterm_is_finished_by_the_next_start(
     tmp_path: Path, messages: Callable[[int], list[Message]]
 ) -> None:
