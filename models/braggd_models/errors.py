@@ -1,0 +1,7 @@
+"""Errors of the models' side; they join the one tree of `braggd.errors`."""
+
+from braggd.errors import BraggdError
+
+
+class SimulationError(BraggdError):
+    """A crystal, a pattern or a mask that cannot exist was asked for."""
