@@ -7,7 +7,6 @@ atoms.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +15,6 @@ from scipy.spatial.transform import Rotation
 
 from braggd_models.errors import SimulationError
 from braggd_models.simulate.shapes import Polyhedron
-from braggd_models.simulate.strain import Field, scaled
 
 try:
     import finufft
@@ -27,8 +25,6 @@ Floats = NDArray[np.float64]
 
 LATTICE = {"Ag": 4.0853, "Au": 4.0782, "Cu": 3.6149, "Ni": 3.5240, "Pd": 3.8907, "Pt": 3.9242}
 """Edge of the cubic cell at room temperature, Å."""
-
-_log = logging.getLogger(__name__)
 
 
 def lattice_parameter(element: str) -> float:
@@ -85,19 +81,20 @@ def sampling(crystal: Polyhedron, oversampling: float | Sequence[float], rotatio
     return np.asarray(steps[:, None] * turn, np.float64)
 
 
-def displaced(
-    sites: Floats, field: Field, phase_range: float, peak: Floats, *, keep_slope: bool = True
-) -> tuple[Floats, Floats]:
-    """Atoms displaced along a scattering vector, such that the object's phase is the field scaled to a range.
+def to_voxels(basis: Floats, shape: Sequence[int]) -> Floats:
+    """The matrix that brings places in Å to voxels of the pattern's inverse FFT, (3, 3).
 
-    sites: (atom, 3) Å; peak: scattering vector, 1/Å; phase_range: rad, peak to peak over all atoms
-    Returns the new positions and the phase -peak·u of each atom, rad.
+    `crystal.transformed(to_voxels(basis, shape))` is the crystal as `shapes.voxelise` and `pattern.propagate` take it.
     """
-    low, high = sites.min(axis=0), sites.max(axis=0)
-    z, y, x = ((sites - (low + high) / 2) / np.maximum((high - low) / 2, 1e-9)).T
-    every = np.ones(len(sites), np.bool_)
-    phase = scaled(field(z, y, x), every, phase_range, None if keep_slope else (z, y, x))
-    return sites - phase[:, None] * peak / (peak @ peak), np.asarray(phase, np.float64)
+    return np.asarray(shape, np.float64)[:, None] * basis / (2 * np.pi)
+
+
+def displaced(sites: Floats, phase: ArrayLike, peak: Floats) -> Floats:
+    """Atoms displaced along a scattering vector, so that the object has that phase: -peak·u.
+
+    sites: (atom, 3) Å; phase: (atom,) rad; peak: 1/Å. Returns the new positions.
+    """
+    return np.asarray(sites - np.asarray(phase, np.float64)[:, None] * peak / (peak @ peak), np.float64)
 
 
 def surface_relaxation(sites: Floats, crystal: Polyhedron, amount: float, depth: float) -> Floats:
@@ -125,18 +122,20 @@ def scattered(
 ) -> NDArray[np.complex64]:
     """Kinematic sum over atoms of w exp(-i q·r) around a Bragg peak, (z, y, x) complex64.
 
-    positions: (atom, 3) Å; peak, basis: q at voxel m is peak + (m - n // 2) @ basis, 1/Å
+    positions: (atom, 3) Å, about the origin, which becomes voxel n // 2 of the object
+    peak, basis: q at voxel m is peak + (m - n // 2) @ basis, 1/Å
     weights: one, or one per atom
     exact: the plain sum; else a non-uniform FFT (finufft, good to 1e-6 of the largest amplitude) where it is installed
 
     Its inverse FFT is the object: as many atoms per voxel as its modulus says, and a phase -peak·u where they are
     displaced by u. Barnett et al., SIAM J. Sci. Comput. 41, C479 (2019), doi:10.1137/18M120885X
     """
-    centre = (positions.min(axis=0) + positions.max(axis=0)) / 2
-    amplitudes = np.asarray(weights) * np.exp(-1j * ((positions - centre) @ peak))
-    angles = (positions - centre) @ basis.T
+    amplitudes = np.asarray(weights) * np.exp(-1j * (positions @ peak))
+    angles = positions @ basis.T
     if np.abs(angles).max() > np.pi:
-        raise SimulationError("the crystal is larger than the field of view of this sampling; oversample more")
+        raise SimulationError(
+            "the crystal is not within the field of view about the origin; centre it or oversample more"
+        )
     if finufft is None or exact:
         return _summed(angles, amplitudes.astype(np.complex64), shape)
     # finufft's modes run from -(n // 2), as here

@@ -249,8 +249,8 @@ def voxelise(crystal: Polyhedron, axes: Sequence[ArrayLike], supersample: int = 
     """How much of each voxel the crystal fills.
 
     axes: evenly spaced coordinates of the voxels' middles along z, y, x
-    supersample: at the surface count that many points per axis and voxel; 0 takes the nearest facet's distance only,
-        which is exact on a facet that is parallel to the voxels, and fills voxels on an edge a little too much
+    supersample: at the surface count that many points per axis and voxel; 0 takes the distances of the two nearest
+        facets, which is exact where these are parallel to the voxels
     Returns (z, y, x) float32 from 0 to 1.
     """
     lines = [np.asarray(axis, np.float32) for axis in axes]
@@ -264,19 +264,32 @@ def voxelise(crystal: Polyhedron, axes: Sequence[ArrayLike], supersample: int = 
         np.add((z - np.float32(distance))[:, None, None] + y[:, None], x, out=beyond)
         np.maximum(outside, beyond, out=outside)
     share: NDArray[np.float32] = np.clip(0.5 - outside, 0, 1)
+    # a voxel's corner may be inside while its middle is farther out than the width above
+    reach = 1.0 if supersample > 1 else 0.5
+    surface = np.nonzero((outside > -reach) & (outside < reach))
+    middles = np.stack([line[index] for line, index in zip(lines, surface, strict=True)], axis=-1).astype(np.float64)
     if supersample > 1:
-        # a voxel's corner may be inside while its middle is farther out than the width above
-        edge = np.argwhere((outside > -1.0) & (outside < 1.0))
-        share[tuple(edge.T)] = _counted(crystal, lines, steps, edge, supersample)
+        share[surface] = _counted(crystal, middles, steps, supersample)
+    elif len(crystal.normals) > 1:
+        share[surface] = _shared(crystal, middles, widths)
     return share
 
 
-def _counted(
-    crystal: Polyhedron, lines: Sequence[NDArray[np.float32]], steps: Floats, voxels: NDArray[np.intp], fine: int
-) -> NDArray[np.float32]:
-    middles = np.stack([line[v] for line, v in zip(lines, voxels.T, strict=True)], axis=-1).astype(np.float64)
+def _shared(crystal: Polyhedron, middles: Floats, widths: Floats) -> Floats:
+    """What two facets leave of a voxel that both may cut."""
+    outside = (middles @ crystal.normals.T - crystal.distances) / widths
+    nearest = np.argpartition(outside, -2, axis=1)[:, -2:]
+    shares = np.clip(0.5 - np.take_along_axis(outside, nearest, axis=1), 0, 1)
+    least, both = shares.min(axis=1), shares.prod(axis=1)
+    cosine = np.einsum("ij,ij->i", crystal.normals[nearest[:, 0]], crystal.normals[nearest[:, 1]])
+    # facets of one direction cut the same part, of opposite ones different parts, and at right angles by chance
+    extreme = np.where(cosine > 0, least, np.maximum(shares.sum(axis=1) - 1, 0))
+    return np.asarray(both + np.abs(cosine) * (extreme - both), np.float64)
+
+
+def _counted(crystal: Polyhedron, middles: Floats, steps: Floats, fine: int) -> Floats:
     offsets = ((np.arange(fine) + 0.5) / fine - 0.5)[:, None] * steps
-    count = np.zeros(len(voxels), np.float32)
+    count = np.zeros(len(middles))
     for z, y, x in product(range(fine), repeat=3):
         count += crystal.inside(middles + np.array([offsets[z, 0], offsets[y, 1], offsets[x, 2]]))
-    return count / np.float32(fine**3)
+    return count / fine**3

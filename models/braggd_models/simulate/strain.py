@@ -210,6 +210,19 @@ def random_strain(kind: str, rng: np.random.Generator, crystal: Polyhedron, phas
     return STRAINS[kind](rng, crystal, phase_range)
 
 
+def correlated_field(rng: np.random.Generator, correlation: float) -> RandomField:
+    """A Gaussian random field of variance 1 whose values at a distance r correlate by exp(-r² / 2 correlation²).
+
+    correlation: in half extents, up to about 1, where the period begins to show
+    """
+    top = int(np.ceil(0.84 * _PERIOD / correlation))
+    k = 2 * np.pi / _PERIOD * np.arange(-top, top + 1)
+    fall = np.exp(-0.25 * (k * correlation) ** 2)
+    weights = fall[:, None, None] * fall[:, None] * fall
+    modes = weights * (rng.normal(size=weights.shape) + 1j * rng.normal(size=weights.shape))
+    return RandomField(modes / np.sqrt(np.sum(weights**2)))
+
+
 def scaled(
     phase: Values, inside: NDArray[np.bool_], phase_range: float, axes: tuple[Values, Values, Values] | None = None
 ) -> Values:
@@ -277,13 +290,7 @@ def _cosines(rng: np.random.Generator, crystal: Polyhedron, phase_range: float) 
 
 
 def _random_field(rng: np.random.Generator, crystal: Polyhedron, phase_range: float) -> Field:
-    correlation = np.exp(rng.uniform(np.log(0.25), np.log(1.0)))
-    top = int(np.ceil(0.84 * _PERIOD / correlation))
-    k = 2 * np.pi / _PERIOD * np.arange(-top, top + 1)
-    fall = np.exp(-0.25 * (k * correlation) ** 2)
-    weights = fall[:, None, None] * fall[:, None] * fall
-    modes = weights * (rng.normal(size=weights.shape) + 1j * rng.normal(size=weights.shape))
-    return RandomField(modes / np.sqrt(np.sum(weights**2)))
+    return correlated_field(rng, float(np.exp(rng.uniform(np.log(0.25), np.log(1.0)))))
 
 
 def _substrate(rng: np.random.Generator, crystal: Polyhedron, phase_range: float) -> Field:

@@ -1,0 +1,39 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from braggd.sources.files import read_scan
+from braggd_models.simulate.dataset import random_crystal
+
+
+def run(*arguments):
+    command = [sys.executable, "-c", "from braggd_models.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+def test_simulated_files_are_scans_that_braggd_reads(tmp_path, ending):
+    path = tmp_path / f"scan.{ending}"
+    done = run("simulate", "-o", path, "--seed", 8, "--shape", "24,32,40", "--range", 4, "--gap", "cross")
+    assert done.returncode == 0, done.stderr
+    expected = random_crystal(8, shape=(24, 32, 40), phase_range=(4.0, 4.0), gap=("cross",))
+    scan = read_scan(str(path))
+    assert np.array_equal(scan.counts[:], expected.counts)
+    if ending == "npz":
+        with np.load(path) as arrays:
+            assert np.array_equal(arrays["density"], expected.density)
+            assert np.array_equal(arrays["mask"] == 0, expected.valid)
+
+
+def test_wrong_usage_is_told_in_a_sentence(tmp_path):
+    wrong = run("simulate", "-o", tmp_path / "a.npz", "--range", "3,1")
+    assert wrong.returncode == 2
+    unknown = run("simulate", "-o", tmp_path / "a.npz", "--strain", "twist")
+    assert unknown.returncode == 1
+    assert "choose one of none" in unknown.stderr
+    ending = run("simulate", "-o", tmp_path / "a.tif", "--shape", 16)
+    assert ending.returncode == 1
+    assert "ends in .npz or .h5" in ending.stderr
+    assert not list(tmp_path.iterdir())
