@@ -114,7 +114,7 @@ def _off_peak(recipe: Recipe, rng: np.random.Generator, drawn: draw.Drawn) -> ND
 def _recorded(
     wave: NDArray[np.complex64], crystal: Polyhedron, recipe: Recipe, rng: np.random.Generator, drawn: draw.Drawn
 ) -> Simulated:
-    valid = draw.valid(recipe, rng, drawn)
+    valid = draw.valid(recipe, wave, rng, drawn)
     exposure = draw.exposure(recipe, rng)
     drawn |= {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(exposure).items()}
     return expose(
@@ -135,9 +135,11 @@ def _filled(
     # drawn apart, so that the crystal of atoms with the same seed has the same strain
     texture = rng.spawn(1)[0]
     finer = recipe.finer if isinstance(recipe.finer, int) else recipe.finer[texture.integers(len(recipe.finer))]
+    binary = bool(texture.random() < recipe.binary)
+    finer = 1 if binary else finer
     edge = float(texture.uniform(0, recipe.edge))
     rough = float(texture.uniform(0, recipe.rough))
-    drawn |= {"finer": finer, "edge": edge, "rough": rough}
+    drawn |= {"finer": finer, "binary": binary, "edge": edge, "rough": rough}
     axes = draw.grid(crystal, finer, margin=1 + int(np.ceil(3 * edge)))
     modulus = voxelise(crystal, axes)
     inside = modulus > 0.5
@@ -145,6 +147,8 @@ def _filled(
         raise SimulationError(f"the crystal is smaller than a voxel in a pattern of {recipe.shape}; oversample less")
     z, y, x = np.meshgrid(*[axis.astype(np.float32) for axis in axes], indexing="ij", sparse=True)
     phase = draw.phase_at((z, y, x), inside, crystal, recipe, rng, drawn).astype(np.float32)
+    if binary:
+        modulus = inside.astype(np.float32)
     if edge > 0:
         modulus = gaussian_filter(modulus, edge * finer, truncate=3.0, mode="constant")
     if rough > 0:

@@ -121,11 +121,19 @@ def support(crystal: Polyhedron, shape: tuple[int, int, int]) -> NDArray[np.bool
     return filled
 
 
-def valid(recipe: Recipe, rng: np.random.Generator, drawn: Drawn) -> NDArray[np.bool_]:
-    """Where counts come from, (z, y, x)."""
+def valid(recipe: Recipe, wave: NDArray[np.complex64], rng: np.random.Generator, drawn: Drawn) -> NDArray[np.bool_]:
+    """Where counts come from, (z, y, x); gaps lie by the wave's brightest pixel."""
     frames, rows, columns = recipe.shape
     drawn["gap"] = one_of(recipe.gap, rng)
-    pixels = random_gap(drawn["gap"], (rows, columns), rng, width=recipe.gap_width, distance=recipe.gap_distance)
+    row, column = np.unravel_index(int(np.argmax(np.abs(wave))), wave.shape)[1:]
+    pixels = random_gap(
+        drawn["gap"],
+        (rows, columns),
+        rng,
+        width=recipe.gap_width,
+        distance=recipe.gap_distance,
+        peak=(int(row), int(column)),
+    )
     pixels &= dead_pixels((rows, columns), int(rng.integers(recipe.dead_pixels + 1)), rng)
     return pixels & lost_frames(frames, int(rng.integers(recipe.lost_frames + 1)), rng)
 

@@ -79,13 +79,15 @@ def random_gap(
     *,
     width: tuple[int, int] = (3, 40),
     distance: tuple[int, int] = (0, 40),
+    peak: tuple[int, int] | None = None,
     detectors: tuple[str, ...] = DETECTORS,
 ) -> Pixels:
     """A pixel mask of that kind (`GAPS`), placed by chance.
 
     width: least and largest width of a gap, pixels; small ones are as likely as large ones
-    distance: least and largest distance of a gap's near edge from the frame's middle, where the peak is, pixels; 0 may
-        also lie across it. Distances beyond the frame are brought into it.
+    distance: least and largest distance of a gap's near edge from the peak, pixels; 0 lies across it. Distances beyond
+        the frame are brought into it. The second gap of a cross or pair lies anywhere.
+    peak: (row, column); else the frame's middle, n // 2
 
     Raises SimulationError where the kind is unknown.
     """
@@ -93,19 +95,22 @@ def random_gap(
         raise SimulationError(f"gap {kind!r} is unknown; choose one of {', '.join(GAPS)}")
     if kind == "none":
         return np.ones(shape, np.bool_)
+    middle = (shape[0] // 2, shape[1] // 2) if peak is None else peak
     if kind == "detector":
-        return _random_window(shape, rng, distance, detectors)
+        return _random_window(shape, rng, distance, middle, detectors)
     axis = int(rng.integers(2))
     chosen = _random_width(rng, width)
-    start = _random_start(shape[axis], chosen, rng, distance)
+    start = _random_start(shape[axis], middle[axis], chosen, rng, distance)
     valid = stripe(shape, axis, start, chosen)
     if kind == "cross":
         # the gaps of one detector are mostly of one width
         other = chosen if rng.random() < 0.6 else _random_width(rng, width)
-        valid &= stripe(shape, 1 - axis, _random_start(shape[1 - axis], other, rng, (0, shape[1 - axis])), other)
+        valid &= stripe(
+            shape, 1 - axis, _random_start(shape[1 - axis], middle[1 - axis], other, rng, (0, shape[1 - axis])), other
+        )
     elif kind == "two-stripes":
         step = chosen + int(rng.integers(8, max(9, shape[axis] // 2)))
-        valid &= stripe(shape, axis, start + (step if start + chosen // 2 < shape[axis] // 2 else -step), chosen)
+        valid &= stripe(shape, axis, start + (step if start + chosen // 2 < middle[axis] else -step), chosen)
     return valid
 
 
@@ -114,17 +119,17 @@ def _random_width(rng: np.random.Generator, width: tuple[int, int]) -> int:
     return min(width[1], int(np.exp(rng.uniform(low, high))))
 
 
-def _random_start(size: int, width: int, rng: np.random.Generator, distance: tuple[int, int]) -> int:
-    middle = size // 2
-    reach = max(0, middle - 2)
+def _random_start(size: int, middle: int, width: int, rng: np.random.Generator, distance: tuple[int, int]) -> int:
+    above = rng.random() < 0.5
+    reach = max(0, size - 2 - middle if above else middle - 1)
     away = int(rng.integers(min(distance[0], reach), min(distance[1], reach) + 1))
     if away == 0:
         return middle - int(rng.integers(width))
-    return middle + away if rng.random() < 0.5 else middle - away - width + 1
+    return middle + away if above else middle - away - width + 1
 
 
 def _random_window(
-    shape: Shape, rng: np.random.Generator, distance: tuple[int, int], detectors: tuple[str, ...]
+    shape: Shape, rng: np.random.Generator, distance: tuple[int, int], middle: Shape, detectors: tuple[str, ...]
 ) -> Pixels:
     """A window in which a gap comes that near to the middle."""
     name = detectors[rng.integers(len(detectors))]
@@ -139,6 +144,6 @@ def _random_window(
     if len(lines[axis]):
         runs = np.split(lines[axis], np.flatnonzero(np.diff(lines[axis]) > 1) + 1)
         run = runs[rng.integers(len(runs))]
-        start = _random_start(shape[axis], len(run), rng, distance)
+        start = _random_start(shape[axis], middle[axis], len(run), rng, distance)
         at[axis] = int(np.clip(run[0] - start + shape[axis] // 2, 0, blind.shape[axis] - 1))
     return detector_window(name, shape, (at[0], at[1]))

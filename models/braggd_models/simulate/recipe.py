@@ -33,8 +33,9 @@ class Recipe:
     shift: largest distance of the crystal's middle from the array's, voxels
     off_peak: largest distance of the zero frequency from the array's middle, voxels of the pattern
     keep_slope: keep the mean gradient of the phase, which moves the peak
-    finer: samples per voxel and axis; 1 is the plain FFT of voxels, and aliases; 2 has aliases of crystals' edges below
-        the counts of most scans
+    finer: samples per voxel and axis; 1 is the plain FFT of voxels, and aliases: against atoms, log counts of the far
+        fringes correlate by 0.93..0.97, with 2 by 0.99, and more hardly helps
+    binary: share of crystals whose voxels are full or empty, one sample each, as simple simulations have them
     edge: largest smoothing of the crystal's surface (one sigma), voxels
     rough: largest relative rms noise of the modulus
     peak_counts: photons in the brightest voxel; drawn evenly in its logarithm
@@ -58,6 +59,7 @@ class Recipe:
     off_peak: float = 0.5
     keep_slope: bool = False
     finer: int | tuple[int, ...] = (1, 2)
+    binary: float = 0.1
     edge: float = 0.7
     rough: float = 0.03
     peak_counts: Range = (3e2, 3e6)
@@ -77,7 +79,16 @@ class Recipe:
 
 
 PLAIN = Recipe(
-    stretch=1.0, shear=0.0, irregularity=0.0, shift=0.0, off_peak=0.0, finer=1, edge=0.0, rough=0.0, crystal="wulff"
+    stretch=1.0,
+    shear=0.0,
+    irregularity=0.0,
+    shift=0.0,
+    off_peak=0.0,
+    finer=1,
+    binary=0.0,
+    edge=0.0,
+    rough=0.0,
+    crystal="wulff",
 )
 """Nothing but a crystal, its phase and Poisson noise."""
 

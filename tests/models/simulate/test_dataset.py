@@ -116,6 +116,15 @@ def test_scans_with_everything_are_whole():
     assert seen == set(GAPS)
 
 
+def test_gaps_lie_where_the_peak_is():
+    for seed in range(8):
+        scan = random_crystal(
+            seed, keep_slope=True, strain="cosines", gap="stripe", gap_width=(3, 6), gap_distance=(0, 0)
+        )
+        _, row, column = np.unravel_index(int(np.argmax(np.abs(scan.wave))), scan.wave.shape)
+        assert not scan.valid[:, row, column].any()
+
+
 def test_heavily_oversampled_scans_of_unequal_axes():
     """As the measured scan: a crystal of about 16 x 35 x 50 voxels in 200 x 256 x 256."""
     scan = random_crystal(
@@ -131,6 +140,7 @@ def test_the_same_seed_gives_the_same_crystal_in_atoms_and_in_voxels(seed):
         REAL,
         shape=(40, 48, 44),
         finer=3,
+        binary=0.0,
         edge=0.0,
         rough=0.0,
         strain="gaussians",
@@ -148,6 +158,13 @@ def test_the_same_seed_gives_the_same_crystal_in_atoms_and_in_voxels(seed):
     near = voxels.noiseless > 1
     logs = [np.log(scan.noiseless[near]) for scan in (voxels, atomic)]
     assert np.corrcoef(logs)[0, 1] > 0.98
+
+
+def test_binary_voxels_are_full_or_empty():
+    scan = random_crystal(3, PLAIN, binary=1.0, strain="none", noise=False)
+    modulus = np.abs(scan.density) / np.abs(scan.density).max()
+    assert np.allclose(modulus[scan.support], 1, atol=1e-4)
+    assert np.allclose(modulus[~scan.support], 0, atol=1e-4)
 
 
 def test_relaxation_moves_the_surface_only():

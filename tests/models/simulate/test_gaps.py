@@ -51,6 +51,10 @@ def test_a_gap_at_distance_zero_lies_across_the_peak():
     for seed in range(20):
         valid = random_gap("stripe", (64, 64), np.random.default_rng(seed), width=(3, 3), distance=(0, 0))
         assert not valid[32, 32]
+        aside = random_gap(
+            "stripe", (64, 64), np.random.default_rng(seed), width=(3, 3), distance=(0, 0), peak=(10, 50)
+        )
+        assert not aside[10, 50]
 
 
 def test_both_detector_axes_have_gaps():
