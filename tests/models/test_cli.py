@@ -1,6 +1,8 @@
+import json
 import subprocess
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
@@ -25,6 +27,11 @@ def test_simulated_files_are_scans_that_braggd_reads(tmp_path, ending):
         with np.load(path) as arrays:
             assert np.array_equal(arrays["density"], expected.density)
             assert np.array_equal(arrays["mask"] == 0, expected.valid)
+    else:
+        with h5py.File(path) as file:
+            assert np.array_equal(file["entry/data/mask"][()] == 0, expected.valid)
+            assert np.array_equal(file["entry/truth/density"][()], expected.density)
+            assert json.loads(file["entry/truth/parameters"][()]) == expected.parameters
 
 
 def test_wrong_usage_is_told_in_a_sentence(tmp_path):

@@ -177,6 +177,9 @@ def test_relaxation_moves_the_surface_only():
     deep = ndimage.binary_erosion(inside, iterations=4)
     assert deep.any()
     assert difference[deep].mean() < 0.3 * difference[inside & ~deep].mean()
+    least = atomistic_crystal(1, PLAIN, size=2000, relaxation="energy", noise=False, shape=(24, 24, 24))
+    assert least.parameters["relaxation"] == "energy"
+    assert np.isfinite(least.counts).all()
     with pytest.raises(SimulationError, match="choose one of none, surface"):
         atomistic_crystal(1, PLAIN, relaxation="hot", size=2000)
 
