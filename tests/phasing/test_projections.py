@@ -48,7 +48,7 @@ def test_good_shapes_are_even_products_of_small_primes_that_fit():
 
 
 @pytest.mark.parametrize(
-    ("recipe", "least"), [("600*ER", 99.0), ("150*HIO + 100*ER", 99.0), ("150*RAAR + 100*ER", 99.0)]
+    ("recipe", "least"), [("400*ER", 99.0), ("150*HIO + 100*ER", 99.0), ("150*RAAR + 100*ER", 99.0)]
 )
 def test_every_algorithm_finds_a_known_crystal_in_its_support(crystals, recipe, least):
     density, support = crystals.faceted(32, radius=7.0, phase=1.0)
@@ -59,7 +59,7 @@ def test_masked_voxels_are_not_measured_zeros(crystals):
     density, support = crystals.faceted(32, radius=7.0, phase=1.0)
     amplitude = np.abs(crystals.wave_of(density)).astype(np.float32)
     valid = np.ones(amplitude.shape, bool)
-    valid[:, :, 17:20] = valid[:, 13:15] = False
+    valid[:, :, 16] = valid[:, 19:21] = False
     bound = np.full_like(amplitude, amplitude.max())
     free = fourier.corner(projections.free_target(amplitude, valid, bound))
     zeroed = fourier.corner(np.where(valid, amplitude, 0))

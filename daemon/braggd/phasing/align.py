@@ -38,16 +38,11 @@ def twin_of(density: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 def align(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> Aligned:
     """Lay `other` over `reference`: the better twin, shifted by fractions of a voxel, ramp and phase removed."""
-    candidates = [
-        (_shifted_onto(reference, candidate), twin) for candidate, twin in ((other, False), (twin_of(other), True))
-    ]
-    scores = [correlation(reference, candidate) for candidate, _ in candidates]
-    best = int(np.argmax(scores))
-    density, twin = candidates[best]
-    # the ramp of the phase difference is a shift of its Fourier transform
-    density = _without_ramp(reference, density)
-    density = density * np.exp(-1j * np.angle(np.vdot(reference, density)))
-    return Aligned(density=density.astype(np.complex64), correlation=scores[best], twin=twin)
+    # Moduli alone do not tell the twins of a nearly centrosymmetric crystal apart: the whole object has to agree.
+    straight, twin = (_laid_over(reference, candidate) for candidate in (other, twin_of(other)))
+    swapped = _overlap(reference, twin) > _overlap(reference, straight)
+    density = twin if swapped else straight
+    return Aligned(density=density, correlation=correlation(reference, density), twin=swapped)
 
 
 def correlation(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
@@ -74,30 +69,49 @@ def posed(
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]]:
     """The object and its support in a pose that does not depend on where the retrieval began.
 
-    Its middle is put onto the array's by whole voxels, its mean phase to 0, and of the two twins that one is taken
-    whose third moments are positive. A phase ramp stays: its Fourier transform has to remain the measured wave.
+    Its middle is put onto the array's by whole voxels, its mean phase to 0, and of the two twins always the same
+    one is taken. A phase ramp stays: its Fourier transform has to remain the measured wave.
     """
     inside = np.abs(density) * support
     shift = tuple(n // 2 - round(m) for n, m in zip(density.shape, middle(inside), strict=True))
     density, support = np.roll(density, shift, axis=(0, 1, 2)), np.roll(support, shift, axis=(0, 1, 2))
-    if _handedness(np.abs(density) * support) < 0:
+    if _handedness(density * support) < 0:
         density, support = twin_of(density), np.real(twin_of(support.astype(np.complex64))) > 0.5
     density = density * np.exp(-1j * np.angle(np.sum(density[support], dtype=np.complex128)))
     return density.astype(np.complex64), support
 
 
-def _handedness(modulus: NDArray[np.floating]) -> float:
-    """A number that changes its sign with the twin: the sum of all third moments, each axis by its own width."""
-    total = max(float(modulus.sum(dtype=np.float64)), 1e-30)
-    profiles = [modulus.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64) for axis in range(3)]
+def _handedness(density: NDArray[np.complex64]) -> float:
+    """A number that changes its sign with the twin.
+
+    The third moments of the modulus do (inversion), and so does any even moment of the phase (conjugation). Each
+    alone is near zero for some crystals: a nearly centrosymmetric one, or one without strain.
+    """
+    modulus = np.abs(density).astype(np.float64)
+    total = max(float(modulus.sum()), 1e-30)
     scaled = []
-    for profile in profiles:
-        at = np.arange(len(profile), dtype=np.float64)
+    for axis, size in enumerate(modulus.shape):
+        profile = modulus.sum(axis=tuple(a for a in range(3) if a != axis))
+        at = np.arange(size, dtype=np.float64)
         mean = np.sum(profile * at) / total
         width = np.sqrt(np.sum(profile * (at - mean) ** 2) / total)
         scaled.append((at - mean) / max(float(width), 1e-6))
     z, y, x = np.meshgrid(*scaled, indexing="ij", sparse=True)
-    return float(np.sum(modulus * (z + y + x) ** 3, dtype=np.float64) / total)
+    skewness = float(np.sum(modulus * (z + y + x) ** 3) / total)
+    phase = np.angle(density * np.exp(-1j * np.angle(np.sum(density, dtype=np.complex128))))
+    weights = modulus**2
+    bending = float(np.sum(weights * phase * (2 * z**2 - y**2 - x**2)) / max(float(weights.sum()), 1e-30))
+    return bending - skewness
+
+
+def _laid_over(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Shifted, without the ramp (which is a shift of the Fourier transform) and without the phase between both."""
+    density = _without_ramp(reference, _shifted_onto(reference, other))
+    return np.asarray(density * np.exp(-1j * np.angle(np.vdot(reference, density))), np.complex64)
+
+
+def _overlap(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
+    return float(abs(np.vdot(one, other)))
 
 
 def _shifted_onto(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> NDArray[np.complex64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from braggd.phasing.support import LARGEST_SHARE, components
 
-_SMALLEST = 27  # voxels: less is no object but a spot
+_SMALLEST = 64  # voxels: less is no object but a spot, as noise gives it
 _FRAGMENTED = 0.9  # of the support has to be in one piece
 
 
