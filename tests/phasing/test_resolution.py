@@ -6,7 +6,7 @@ import pytest
 from braggd.errors import PhasingError
 from braggd.phasing.free import free_voxels
 from braggd.phasing.modes import aligned
-from braggd.phasing.resolution import Curve, free_correlation, prtf, resolution_nm
+from braggd.phasing.resolution import Curve, free_detail, prtf, resolution_nm
 
 EDGE = 48
 
@@ -128,36 +128,70 @@ def test_aligned_runs_agree_to_the_last_shell(crystals):
     assert prtf(aligned(copies), amplitude, valid).value.min() > 0.95
 
 
+def intensity(wave):
+    return (np.abs(wave) ** 2).astype(np.float32)
+
+
 def test_one_run_foretells_the_free_voxels_as_far_as_it_is_right():
     random = np.random.default_rng(8)
     ball = frequencies() * EDGE / 2 < 7
-    true, other = (
-        np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(ball * random_phases(random)))).astype(np.complex64)
-        for _ in range(2)
-    )
+    true, other = (np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(ball * random_phases(random)))) for _ in range(2))
     counts = random.poisson(np.abs(true) ** 2).astype(np.float32)
     amplitude, valid = np.sqrt(counts), np.ones(counts.shape, bool)
     free = free_voxels(valid, 0.15, 2)
-    whole = free_correlation(object_of(true), amplitude, valid, free)
-    part = free_correlation(object_of(np.where(frequencies() < 0.5, true, other)), amplitude, valid, free)
-    wrong = free_correlation(object_of(other), amplitude, valid, free)
+    whole = free_detail(intensity(true), amplitude, valid, free)
+    part = free_detail(intensity(np.where(frequencies() < 0.5, true, other)), amplitude, valid, free)
+    wrong = free_detail(intensity(other), amplitude, valid, free)
     assert whole.value.min() > 0.95
     assert whole.resolution == pytest.approx(1 / whole.frequency[-1])
     assert part.resolution == pytest.approx(2, rel=0.1)
-    assert np.abs(wrong.value).max() < 0.4
+    assert wrong.value.max() < 0.3
     assert wrong.resolution == math.inf
 
 
-def test_the_free_correlation_is_pearsons_over_free_voxels_alone(wave):
+def test_the_facets_streaks_alone_do_not_pass_for_a_resolution(crystals):
+    density, _ = crystals.faceted(EDGE, radius=9.0, phase=1.5)
+    scale = 1e3 / np.abs(crystals.wave_of(density)).max()
+    true = crystals.wave_of(density) * scale
+    counts = np.random.default_rng(0).poisson(np.abs(true) ** 2).astype(np.float32)
+    valid = np.ones(counts.shape, bool)
+    free = free_voxels(valid, 0.15, 2)
+    wrong = [
+        crystals.faceted(EDGE, radius=9.0, phase=1.5, seed=3)[0],
+        np.abs(density) * np.exp(-2j * np.angle(density)),
+    ]
+    assert free_detail(intensity(true), np.sqrt(counts), valid, free).resolution < 1.3
+    for each in wrong:
+        found = free_detail(intensity(crystals.wave_of(each) * scale), np.sqrt(counts), valid, free)
+        assert found.resolution > 3.5
+
+
+def test_half_of_the_detail_is_foretold_where_the_noise_is_as_large_as_the_detail():
+    random = np.random.default_rng(5)
+    shape = (EDGE,) * 3
+    detail, noise = random.standard_normal((2, *shape))
+    amplitude = (50 + detail + noise).astype(np.float32)
+    valid = np.ones(shape, bool)
+    curve = free_detail(((50 + detail) ** 2).astype(np.float32), amplitude, valid, free_voxels(valid, 0.2), shells=6)
+    np.testing.assert_allclose(curve.value[1:], 0.5, atol=0.05)
+
+
+def test_only_free_voxels_count_and_of_these_only_the_measured(wave):
     random = np.random.default_rng(6)
-    amplitude = (np.abs(wave) * random.uniform(0, 2, wave.shape)).astype(np.float32)
-    free = random.random(wave.shape) < 0.1
-    curve = free_correlation(object_of(wave), amplitude, np.ones(wave.shape, bool), free, shells=4)
-    spoilt = np.where(free, amplitude, 1e9).astype(np.float32)
-    again = free_correlation(object_of(wave), spoilt, np.ones(wave.shape, bool), free, shells=4)
-    np.testing.assert_array_equal(curve.value, again.value)
-    shell = free & (frequencies() >= 0.5) & (frequencies() < 0.75)
-    assert curve.value[2] == pytest.approx(np.corrcoef(np.abs(wave)[shell], amplitude[shell])[0, 1], abs=5e-3)
+    amplitude = (np.abs(wave) * random.uniform(0.5, 1.5, wave.shape)).astype(np.float32)
+    valid = random.random(wave.shape) > 0.2
+    free = free_voxels(np.ones(wave.shape, bool), 0.1)
+    curve = free_detail(intensity(wave), amplitude, valid, free, shells=4)
+    spoilt = np.where(free & valid, amplitude, np.nan).astype(np.float32)
+    np.testing.assert_array_equal(free_detail(intensity(wave), spoilt, valid, free, shells=4).value, curve.value)
+
+
+def test_free_voxels_by_ones_and_twos_are_too_few(wave):
+    valid = np.ones(wave.shape, bool)
+    free = np.zeros_like(valid)
+    free[::3, ::3, ::3] = True
+    with pytest.raises(PhasingError, match="free clusters"):
+        free_detail(intensity(wave), np.abs(wave).astype(np.float32), valid, free)
 
 
 def test_too_few_photons_end_the_resolution_of_a_single_run(crystals):
