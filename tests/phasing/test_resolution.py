@@ -176,6 +176,23 @@ def test_half_of_the_detail_is_foretold_where_the_noise_is_as_large_as_the_detai
     np.testing.assert_allclose(curve.value[1:], 0.5, atol=0.05)
 
 
+def test_detail_is_weighed_by_the_brightness_of_its_cluster_and_taken_about_its_mean():
+    random = np.random.default_rng(7)
+    amplitude = random.uniform(0, 1, (16, 16, 16)).astype(np.float32)
+    clusters = (slice(9, 12), slice(9, 12), slice(9, 12)), (slice(4, 7), slice(9, 12), slice(5, 8))
+    amplitude[clusters[1]] += 30
+    calculated = np.square(amplitude + random.normal(0, 0.2, amplitude.shape)).astype(np.float32)
+    free = np.zeros(amplitude.shape, bool)
+    left = detail = 0.0
+    for cluster in clusters:
+        free[cluster] = True
+        a, mean = amplitude[cluster].astype(float), amplitude[cluster].mean(dtype=float)
+        left += np.sum((np.sqrt(calculated[cluster]) - a) ** 2) / (mean**2 + 1)
+        detail += np.sum((a - mean) ** 2) / (mean**2 + 1)
+    curve = free_detail(calculated, amplitude, np.ones(free.shape, bool), free, shells=1)
+    assert curve.value == pytest.approx([1 - left / detail], rel=1e-5)
+
+
 def test_only_free_voxels_count_and_of_these_only_the_measured(wave):
     random = np.random.default_rng(6)
     amplitude = (np.abs(wave) * random.uniform(0.5, 1.5, wave.shape)).astype(np.float32)

@@ -51,7 +51,7 @@ def free_voxels(
     random = np.random.default_rng(seed)
     tries = min(places.size, _TRIES * (1 + int(wanted / ball.sum())))
     free, blocked, chosen = np.zeros_like(valid), np.zeros_like(valid), 0
-    for flat in random.choice(places, tries, replace=False, shuffle=True):
+    for flat in random.choice(places, tries, replace=False):
         if chosen >= wanted:
             break
         place = tuple(int(i) for i in np.unravel_index(flat, valid.shape))
