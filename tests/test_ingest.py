@@ -217,6 +217,25 @@ def test_gap_and_saturated_pixels_are_masked(desk: Desk, measured_counts: NDArra
     assert (volume[~valid] == 0).all()
 
 
+def test_counts_are_divided_by_the_flat_field_and_dead_pixels_masked(
+    tmp_path: Path, stream: Callable[..., list[Message]], counts: NDArray[np.uint32]
+) -> None:
+    gain = np.random.default_rng(7).uniform(0.6, 1.4, (128, 128))
+    gain[60, 70] = 0.02
+    np.save(tmp_path / "flat.npy", 8000 * gain)
+    desk = make_desk(tmp_path, detector=DetectorConfig(flatfield=str(tmp_path / "flat.npy")))
+    desk.play(stream())
+    volume, valid = desk.arrays()
+    scan = desk.closed[0].scan
+    assert scan is not None
+    _, row, column = scan.origin
+    assert not valid[:, 60 - row, 70 - column].any()
+    assert valid.sum() == valid.size - 41
+    part = np.s_[row : row + 64, column : column + 64]
+    expected = counts[:, *part] / (gain[part] / np.median(gain))
+    np.testing.assert_allclose(volume[valid], expected[valid], rtol=1e-5)
+
+
 def test_a_hot_pixel_is_not_taken_for_the_peak(
     desk: Desk, stream: Callable[..., list[Message]], counts: NDArray[np.uint32]
 ) -> None:

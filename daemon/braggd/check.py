@@ -31,9 +31,10 @@ def _names(config: Config) -> list[str]:
             detector(config.detector.name)
         except BraggdError as error:
             found.append(f"[detector] name: {error}")
-    mask = config.detector.mask.split("::")[0]
-    if mask and not Path(mask).is_file():
-        found.append(f"[detector] mask: {mask} is not there; name a .npy, .npz or HDF5 file")
+    for field in ("mask", "flatfield"):
+        file = getattr(config.detector, field).split("::")[0]
+        if file and not Path(file).is_file():
+            found.append(f"[detector] {field}: {file} is not there; name a .npy, .npz or HDF5 file")
     if config.inference.inpaint_model:
         try:
             open_session(Path(config.inference.inpaint_model), ("cpu",))

@@ -42,11 +42,14 @@ class DetectorConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     name: as `braggd.scan.detector` knows it; empty: told by the stream, or by the frame's shape
     mask: file with an extra mask (.npy, .npz or HDF5 `FILE::DATASET`), non-zero where a pixel is bad
+    flatfield: file of the same kinds with what each pixel shows of an even field: counts are divided by it, relative
+        to its median, and pixels that show less than a tenth of that are masked; empty: the detector has done it
     saturation: counts from which a pixel is saturated; 0: told by the stream or the detector
     """
 
     name: str = ""
     mask: str = ""
+    flatfield: str = ""
     saturation: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 

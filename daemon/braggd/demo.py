@@ -10,7 +10,11 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
 
@@ -18,7 +22,9 @@ from braggd.client import Client
 from braggd.config import TangoConfig
 from braggd.data import Geometry, Result
 from braggd.errors import BraggdError, ClientError
-from braggd.example import example_scan
+from braggd.example import example_flatfield, example_scan
+from braggd.scan.detector import detector as detector_named
+from braggd.sources.embed import Placement
 from braggd.sources.files import read_scan
 from braggd.watch import View, stage_table
 
@@ -39,8 +45,10 @@ def run_demo(output: Path) -> None:
     endpoints = [f"tcp://127.0.0.1:{port}" for port in ports]
     scan = read_scan(str(example_scan()))
     spool = Path(tempfile.mkdtemp(prefix="braggd-demo-"))
+    flatfield = output.absolute() / "flatfield.npy"
+    np.save(flatfield, _flatfield(scan.counts))
     config = output / "braggd.toml"
-    config.write_text(_toml(endpoints, ports, output.absolute(), spool, scan.geometry))
+    config.write_text(_toml(endpoints, ports, output.absolute(), spool, flatfield, scan.geometry))
     console.print(f"A daemon on this machine, and a detector ({DETECTOR}) that plays {scan.title} at {_RATE_HZ:g} Hz.")
     began = time.monotonic()
     log = output / "braggd.log"
@@ -113,11 +121,27 @@ def _replay_command(endpoint: str) -> list[str]:
     ]
 
 
-def _toml(endpoints: list[str], ports: list[int], output: Path, spool: Path, geometry: Geometry) -> str:
+def _flatfield(counts: NDArray[Any]) -> NDArray[np.float32]:
+    """The recorded detector region's white field where the player puts it into the full frame; (row, column)."""
+    file, _, dataset = example_flatfield().partition("::")
+    with h5py.File(file) as opened:
+        white = np.asarray(opened[dataset])
+    place = Placement.at_peak(counts, detector_named(DETECTOR), PEAK_AT)
+    inside = place(np.ones(white.shape, np.uint32), np.dtype(np.uint32)) == 1
+    full = place(white.astype(np.uint32), np.dtype(np.uint32))
+    return np.where(inside, full, np.median(white)).astype(np.float32)
+
+
+def _toml(
+    endpoints: list[str], ports: list[int], output: Path, spool: Path, flatfield: Path, geometry: Geometry
+) -> str:
     angles = ", ".join(f"{name} = {value!r}" for name, value in geometry.angles_deg.items())
     return f"""\
 [source]
 endpoint = "{endpoints[0]}"
+
+[detector]
+flatfield = "{flatfield}"
 
 [geometry]
 diffractometer = "{geometry.diffractometer}"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from braggd.config import Config
+from braggd.config import Config, DetectorConfig
 from braggd.data import Ledger, Scan
-from braggd.example import example_scan
+from braggd.example import example_flatfield, example_scan
 from braggd.outlets.archive import write_archive
 from braggd.outlets.picture import write_picture
 from braggd.pipeline import reconstruct
-from braggd.scan.detector import from_shape, load_mask
-from braggd.sources.files import RecordedScan, read_scan
+from braggd.scan.detector import detector, from_shape, load_flatfield, load_mask
+from braggd.sources.files import read_scan
 
 
 def load_scan(spec: str, config: Config, scan_id: str) -> Scan:
@@ -23,17 +25,27 @@ def load_scan(spec: str, config: Config, scan_id: str) -> Scan:
 
     Raises ScanFileError, DetectorError.
     """
-    recorded = read_scan(str(example_scan()) if spec == "example" else spec)
-    counts = recorded.counts
+    detector_config = config.detector
+    if spec == "example":
+        spec = str(example_scan())
+        if not detector_config.flatfield:
+            detector_config = msgspec.structs.replace(detector_config, flatfield=example_flatfield())
+    recorded = read_scan(spec)
+    counts = recorded.counts.astype(np.float32)
     valid = np.isfinite(counts) & (counts >= 0)
     if recorded.valid is not None:
         valid &= recorded.valid
-    valid &= ~_blind(recorded, config)
-    if config.detector.saturation > 0:
-        valid &= counts < config.detector.saturation
+    if detector_config.saturation > 0:
+        valid &= counts < detector_config.saturation
+    shape = counts.shape[1], counts.shape[2]
+    valid &= ~_blind(shape, detector_config)
+    if detector_config.flatfield:
+        gain = load_flatfield(detector_config.flatfield, shape)
+        valid &= np.isfinite(gain)
+        counts /= gain
     return Scan(
         scan_id=scan_id,
-        counts=np.where(valid, counts, 0).astype(np.float32),
+        counts=np.where(valid, counts, 0),
         valid=valid,
         geometry=config.geometry.completed_by(recorded.geometry),
         ledger=Ledger(expected=len(counts), used=len(counts)),
@@ -64,16 +76,11 @@ def reconstruct_file(spec: str, output: Path, config: Config) -> None:
                 console.print(f"  warning: {warning}", style="yellow", highlight=False, markup=False)
 
 
-def _blind(recorded: RecordedScan, config: Config) -> np.ndarray:
-    shape = recorded.counts.shape[1:]
+def _blind(shape: tuple[int, int], config: DetectorConfig) -> NDArray[np.bool_]:
     blind = np.zeros(shape, np.bool_)
-    known = from_shape((shape[0], shape[1]))
-    if config.detector.name:
-        from braggd.scan.detector import detector
-
-        known = detector(config.detector.name)
+    known = detector(config.name) if config.name else from_shape(shape)
     if known is not None and known.shape == shape:
         blind |= known.mask
-    if config.detector.mask:
-        blind |= load_mask(config.detector.mask, (shape[0], shape[1]))
+    if config.mask:
+        blind |= load_mask(config.mask, shape)
     return blind

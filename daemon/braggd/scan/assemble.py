@@ -14,7 +14,7 @@ from braggd import compression, shared
 from braggd.config import Config
 from braggd.data import Frame, Geometry, Ledger, NamedArray, Outcome, Result, SeriesStart, Stage
 from braggd.errors import CorruptFrame, DetectorError, RegionError, SourceError
-from braggd.scan.detector import Detector, detector, from_shape, load_mask
+from braggd.scan.detector import Detector, detector, from_shape, load_flatfield, load_mask
 from braggd.scan.region import Peak, find_peaks, window_about
 
 _LOOKS = (8, 16, 32, 64, 128, 256)  # frames after which the peak is looked for; each look costs some milliseconds
@@ -78,6 +78,7 @@ class Assembly:
         self._window: Window | None = None
         self._volume: _Volume | None = None
         self._saturation = 0.0
+        self._gain: NDArray[np.float32] | None = None
         self._no_value = -1
         self._every = max(1, (start.frames_expected or 0) // _SUMMED)
         if start.shape is not None:
@@ -220,7 +221,8 @@ class Assembly:
     def _copy(self, step: int, band: NDArray[Any]) -> None:
         if self._volume is not None:
             blind = self._blind[slice(*self._window[0])] if self._blind is not None and self._window else None
-            self._used[step] = self._volume.place(step, band, blind, self._no_value, self._saturation)
+            gain = self._gain[slice(*self._window[0])] if self._gain is not None and self._window else None
+            self._used[step] = self._volume.place(step, band, blind, gain, self._no_value, self._saturation)
 
     def _add_up(self, pixels: NDArray[Any]) -> None:
         if self._sum is None:
@@ -338,6 +340,9 @@ class Assembly:
             self.warn(f"the stream's pixel mask has the shape {mask.shape}, the frames {shape}; it is not used")
         if self._config.detector.mask:
             blind |= load_mask(self._config.detector.mask, shape)
+        if self._config.detector.flatfield:
+            self._gain = load_flatfield(self._config.detector.flatfield, shape)
+            blind |= np.isnan(self._gain)
         known = self._detector.saturation if self._detector is not None else None
         self._saturation = self._config.detector.saturation or self._start.saturation or known or 0.0
         return blind
@@ -390,7 +395,13 @@ class _Volume:
         self.curve = np.zeros(len(self.counts), np.float32)
 
     def place(
-        self, step: int, band: NDArray[Any], blind: NDArray[np.bool_] | None, no_value: int, saturation: float
+        self,
+        step: int,
+        band: NDArray[Any],
+        blind: NDArray[np.bool_] | None,
+        gain: NDArray[np.float32] | None,
+        no_value: int,
+        saturation: float,
     ) -> bool:
         """Copy the window out of its rows of a frame (row, column); False where the volume does not reach so far."""
         if step >= len(self.counts):
@@ -405,6 +416,8 @@ class _Volume:
             bad |= blind[:, columns]
         np.logical_not(bad, out=self.valid[step])
         np.copyto(counts, own, casting="unsafe")
+        if gain is not None:
+            counts /= gain[:, columns]
         np.copyto(counts, 0, where=bad)
         self.curve[step] = counts.sum()
         self.frame_sum += counts

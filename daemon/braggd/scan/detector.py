@@ -26,6 +26,7 @@ from braggd.errors import DetectorError
 Span = tuple[int, int]
 
 EIGER_SATURATION = 1e7
+_LEAST_GAIN = 0.1  # of the median; a pixel that sees less is dead
 MAXIPIX_SATURATION = 1e6
 
 
@@ -82,35 +83,58 @@ def load_mask(path_spec: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     shape: (rows, columns) that it must have
     Returns (row, column) bool, True where bad. Raises DetectorError where it cannot be read or does not fit.
     """
-    file, _, dataset = path_spec.partition("::")
-    if not Path(file).is_file():
-        raise DetectorError(f"mask {file}: there is no such file; name a .npy, .npz or HDF5 file")
-    try:
-        values = _read_mask(Path(file), dataset)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise DetectorError(f"mask {path_spec}: cannot be read ({error}); name a .npy, .npz or HDF5 file") from error
-    if values.ndim != 2 or values.shape != tuple(shape):
-        raise DetectorError(
-            f"mask {path_spec}: has shape {values.shape}, but the frames have {tuple(shape)}; make it fit the frames"
-        )
-    if values.dtype.kind not in "biuf":
-        raise DetectorError(f"mask {path_spec}: holds {values.dtype}; store numbers, non-zero where a pixel is bad")
+    values = _read_pixels("mask", path_spec, shape)
     # A NaN is how some programs write "bad", and is not zero either.
     bad: NDArray[np.bool_] = values != 0
     return bad
 
 
-def _read_mask(file: Path, dataset: str) -> NDArray[Any]:
+def load_flatfield(path_spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Read a flat field as the gain of each pixel.
+
+    path_spec, shape: as of `load_mask`, an array in an .npz named `flatfield`
+    Returns (row, column) float32, 1 at the median pixel, NaN where a pixel shows less than a tenth of that.
+    Raises DetectorError where it cannot be read, does not fit, or is dark.
+    """
+    values = _read_pixels("flatfield", path_spec, shape).astype(np.float32)
+    lit = values > 0
+    if not lit.any():
+        raise DetectorError(f"flatfield {path_spec}: no pixel is above zero; name the field itself, not a correction")
+    gain = values / np.float32(np.median(values[lit]))
+    return np.where(gain >= _LEAST_GAIN, gain, np.nan).astype(np.float32)
+
+
+def _read_pixels(what: str, path_spec: str, shape: tuple[int, int]) -> NDArray[Any]:
+    """One number per pixel, out of a file."""
+    file, _, dataset = path_spec.partition("::")
+    if not Path(file).is_file():
+        raise DetectorError(f"{what} {file}: there is no such file; name a .npy, .npz or HDF5 file")
+    try:
+        values = _read_array(Path(file), dataset, what)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise DetectorError(f"{what} {path_spec}: cannot be read ({error}); name a .npy, .npz or HDF5 file") from error
+    if values.ndim != 2 or values.shape != tuple(shape):
+        raise DetectorError(
+            f"{what} {path_spec}: has shape {values.shape}, but the frames have {tuple(shape)}; make it fit the frames"
+        )
+    if values.dtype.kind not in "biuf":
+        raise DetectorError(f"{what} {path_spec}: holds {values.dtype}; store numbers, one per pixel")
+    return values
+
+
+def _read_array(file: Path, dataset: str, what: str) -> NDArray[Any]:
     if dataset or _is_hdf5(file):
-        return _read_hdf5_mask(file, dataset)
+        return _read_hdf5(file, dataset, what)
     # numpy leaves the file open when a broken archive is named by its path.
     with file.open("rb") as opened:
         loaded = np.load(opened, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
-        name = "mask" if "mask" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else ""
+        name = what if what in loaded.files else loaded.files[0] if len(loaded.files) == 1 else ""
         if not name:
-            raise DetectorError(f'mask {file}: has the arrays {", ".join(loaded.files)}; name the one to use "mask"')
+            raise DetectorError(
+                f"{what} {file}: has the arrays {', '.join(loaded.files)}; name the one to use {what!r}"
+            )
         return np.asarray(loaded[name])
 
 
@@ -119,16 +143,16 @@ def _is_hdf5(file: Path) -> bool:
         return opened.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
-def _read_hdf5_mask(file: Path, dataset: str) -> NDArray[Any]:
+def _read_hdf5(file: Path, dataset: str, what: str) -> NDArray[Any]:
     import h5py
     import hdf5plugin  # noqa: F401 - registers the filters
 
     with h5py.File(file, "r") as opened:
         if not dataset:
-            raise DetectorError(f"mask {file}: is an HDF5 file; name the dataset in it as {file}::DATASET")
+            raise DetectorError(f"{what} {file}: is an HDF5 file; name the dataset in it as {file}::DATASET")
         node = opened.get(dataset)
         if not isinstance(node, h5py.Dataset):
-            raise DetectorError(f"mask {file}: has no dataset {dataset}; name one that is there as {file}::DATASET")
+            raise DetectorError(f"{what} {file}: has no dataset {dataset}; name one that is there as {file}::DATASET")
         return np.asarray(node[()])
 
 
