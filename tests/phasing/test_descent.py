@@ -7,15 +7,16 @@ import pytest
 
 from braggd.errors import PhasingError
 from braggd.phasing import halfspaces
+from braggd.phasing.adam import Adam
 from braggd.phasing.align import accuracy, align
-from braggd.phasing.descent import Adam, DescentConfig, descend
+from braggd.phasing.descent import DescentConfig, descend
 from braggd.phasing.fourier import corner
 from braggd.phasing.halfspaces import coordinates, soft_support, spread_normals, support_gradient
 from braggd.phasing.objective import Objective, total_variation
 from braggd.phasing.recipe import parse
 from braggd.phasing.solver import Schedule, Solver
 
-QUICK = DescentConfig(softness=0.4, starts=2, steps=400, decay_every=60)
+QUICK = DescentConfig(softness=0.4, starts=2, steps=300, decay_every=50)
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_a_weakly_strained_crystal_is_found_and_error_reduction_improves_it(crys
 def test_each_form_of_the_phase_and_loss_finds_the_crystal(crystal, phase, loss, compactness, noise):
     density, counts = crystal
     config = replace(
-        QUICK, phase=phase, loss=loss, compactness=compactness, noise=noise, scattering_vector=1.4, steps=300
+        QUICK, phase=phase, loss=loss, compactness=compactness, noise=noise, scattering_vector=1.4, steps=200
     )
     found = descend(np.sqrt(counts), everywhere(counts), config)
     assert accuracy(align(density, found.density).density, density) >= 90
