@@ -77,6 +77,43 @@ def update(
 
 
 @_compile
+def flip(
+    density: NDArray[np.complex64], projected: NDArray[np.complex64], support: NDArray[np.bool_], threshold: float
+) -> None:
+    """See `braggd.phasing.plain.flip`."""
+    least = np.float32(threshold)
+    for i in prange(density.size):
+        value = projected[i]
+        size = math.sqrt(value.real * value.real + value.imag * value.imag)
+        density[i] = value if support[i] and size > least else -value
+
+
+@_compile
+def spread(
+    density: NDArray[np.complex64], support: NDArray[np.bool_], factor: float, out: NDArray[np.complex64]
+) -> None:
+    """See `braggd.phasing.plain.spread`."""
+    outside = np.float32(factor)
+    for i in prange(density.size):
+        out[i] = density[i] if support[i] else outside * density[i]
+
+
+@_compile
+def difference(
+    density: NDArray[np.complex64],
+    projected: NDArray[np.complex64],
+    other: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    beta: float,
+) -> None:
+    """See `braggd.phasing.plain.difference`."""
+    b = np.float32(beta)
+    more = np.float32(1 + b)
+    for i in prange(density.size):
+        density[i] = (more * projected[i] if support[i] else density[i]) - b * other[i]
+
+
+@_compile
 def square(wave: NDArray[np.complex64], intensity: NDArray[np.float32]) -> None:
     """See `braggd.phasing.plain.square`."""
     for i in prange(wave.size):
@@ -134,3 +171,77 @@ def blur(
                 for d in range(2 * rx + 1):
                     total += kernel_x[d] * row[x + d]
                 target[z, y, x] = total
+
+
+@_compile
+def weigh(calculated: NDArray[np.float32], target: NDArray[np.float32], floor: float, out: NDArray[np.float32]) -> None:
+    """See `braggd.phasing.plain.weigh`."""
+    least = np.float32(floor)
+    for i in prange(target.size):
+        observed = target[i] * target[i]
+        if target[i] >= 0 or calculated[i] > observed:
+            out[i] = 1 - (observed + least) / (calculated[i] + least)
+        else:
+            out[i] = 0
+
+
+@_compile
+def scale(wave: NDArray[np.complex64], weight: NDArray[np.float32], out: NDArray[np.complex64]) -> None:
+    """See `braggd.phasing.plain.scale`."""
+    for i in prange(wave.size):
+        out[i] = wave[i] * weight[i]
+
+
+@_compile
+def expand(
+    wave: NDArray[np.complex64],
+    change: NDArray[np.complex64],
+    linear: NDArray[np.float32],
+    quadratic: NDArray[np.float32],
+) -> None:
+    """See `braggd.phasing.plain.expand`."""
+    for i in prange(wave.size):
+        one, other = wave[i], change[i]
+        linear[i] = 2 * (one.real * other.real + one.imag * other.imag)
+        quadratic[i] = other.real * other.real + other.imag * other.imag
+
+
+@_compile
+def slope(
+    constant: NDArray[np.float32],
+    linear: NDArray[np.float32],
+    quadratic: NDArray[np.float32],
+    target: NDArray[np.float32],
+    step: float,
+    floor: float,
+) -> tuple[float, float, float]:
+    """See `braggd.phasing.plain.slope`."""
+    s = np.float32(step)
+    first, second, likely = 0.0, 0.0, 0.0
+    for i in prange(target.size):
+        calculated = constant[i] + s * (linear[i] + s * quadratic[i])
+        if target[i] >= 0 or calculated > target[i] * target[i]:
+            expected = np.float64(max(calculated, np.float32(0))) + floor
+            ratio = (np.float64(target[i]) * target[i] + floor) / expected
+            rise = np.float64(linear[i] + 2 * s * quadratic[i])
+            usual = rise * rise / expected
+            first += rise * (1 - ratio)
+            second += 2 * quadratic[i] * (1 - ratio) + ratio * usual
+            likely += usual
+    return first, second, likely
+
+
+@_compile
+def add(array: NDArray[np.complex64], step: float, change: NDArray[np.complex64]) -> None:
+    """See `braggd.phasing.plain.add`."""
+    s = np.float32(step)
+    for i in prange(array.size):
+        array[i] += s * change[i]
+
+
+@_compile
+def turn(direction: NDArray[np.complex64], gradient: NDArray[np.complex64], share: float) -> None:
+    """See `braggd.phasing.plain.turn`."""
+    s = np.float32(share)
+    for i in prange(direction.size):
+        direction[i] = s * direction[i] - gradient[i]

@@ -52,6 +52,33 @@ def update(
     density[outside] = mixed
 
 
+def flip(
+    density: NDArray[np.complex64], projected: NDArray[np.complex64], support: NDArray[np.bool_], threshold: float
+) -> None:
+    """Density = projected where it is inside the support and its modulus above the threshold, -projected elsewhere."""
+    kept = support & (np.abs(projected) > np.float32(threshold))
+    density[...] = np.where(kept, projected, -projected)
+
+
+def spread(
+    density: NDArray[np.complex64], support: NDArray[np.bool_], factor: float, out: NDArray[np.complex64]
+) -> None:
+    """Write the density into out, outside the support multiplied by the factor."""
+    out[...] = np.where(support, density, np.float32(factor) * density)
+
+
+def difference(
+    density: NDArray[np.complex64],
+    projected: NDArray[np.complex64],
+    other: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    beta: float,
+) -> None:
+    """In place: (1 + beta) * projected - beta * other inside the support, density - beta * other outside."""
+    b = np.float32(beta)
+    density[...] = np.where(support, (1 + b) * projected, density) - b * other
+
+
 def square(wave: NDArray[np.complex64], intensity: NDArray[np.float32]) -> None:
     """Write |wave|^2 into intensity."""
     np.add(wave.real**2, wave.imag**2, out=intensity)
@@ -85,6 +112,64 @@ def blur(
     for axis, kernel in enumerate((kernel_z, kernel_y, kernel_x)):
         blurred = ndimage.correlate1d(blurred, kernel, axis=axis, mode="wrap")
     target[...] = blurred
+
+
+def weigh(calculated: NDArray[np.float32], target: NDArray[np.float32], floor: float, out: NDArray[np.float32]) -> None:
+    """The slope of the log-likelihood with the intensity, `1 - (observed + floor) / (calculated + floor)`, into out.
+
+    0 where a free voxel is within its bound; one above it is drawn to the bound. out may be calculated.
+    """
+    observed = target * target
+    slope = 1 - (observed + np.float32(floor)) / (calculated + np.float32(floor))
+    out[...] = np.where((target >= 0) | (calculated > observed), slope, 0)
+
+
+def scale(wave: NDArray[np.complex64], weight: NDArray[np.float32], out: NDArray[np.complex64]) -> None:
+    """Write wave * weight into out."""
+    np.multiply(wave, weight, out=out)
+
+
+def expand(
+    wave: NDArray[np.complex64],
+    change: NDArray[np.complex64],
+    linear: NDArray[np.float32],
+    quadratic: NDArray[np.float32],
+) -> None:
+    """The intensity of wave + step * change is |wave|^2 + linear * step + quadratic * step^2."""
+    linear[...] = 2 * (wave.real * change.real + wave.imag * change.imag)
+    square(change, quadratic)
+
+
+def slope(
+    constant: NDArray[np.float32],
+    linear: NDArray[np.float32],
+    quadratic: NDArray[np.float32],
+    target: NDArray[np.float32],
+    step: float,
+    floor: float,
+) -> tuple[float, float, float]:
+    """The log-likelihood's first and second derivative with the step, and what is expected of the second (positive)."""
+    s = np.float32(step)
+    calculated = constant + s * (linear + s * quadratic)
+    counts = (target >= 0) | (calculated > target * target)
+    expected = np.maximum(calculated[counts], 0).astype(np.float64) + floor
+    ratio = (target[counts].astype(np.float64) ** 2 + floor) / expected
+    rise = (linear + 2 * s * quadratic)[counts].astype(np.float64)
+    bend = 2 * quadratic[counts].astype(np.float64)
+    first = float(np.sum(rise * (1 - ratio)))
+    likely = rise * rise / expected
+    return first, float(np.sum(bend * (1 - ratio) + ratio * likely)), float(likely.sum())
+
+
+def add(array: NDArray[np.complex64], step: float, change: NDArray[np.complex64]) -> None:
+    """In place: array + step * change."""
+    array += np.float32(step) * change
+
+
+def turn(direction: NDArray[np.complex64], gradient: NDArray[np.complex64], share: float) -> None:
+    """In place: direction = share * direction - gradient."""
+    direction *= np.float32(share)
+    direction -= gradient
 
 
 def _rescale(wave: NDArray[np.complex64], target: NDArray[np.float32], size: NDArray[np.float32]) -> None:

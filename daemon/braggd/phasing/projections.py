@@ -24,12 +24,25 @@ except ImportError:  # no numba
     kernels = plain
 
 # Outside the support, density = keep * density + feedback * projected; beta = 0.9.
-ALGORITHMS: dict[str, tuple[float, float]] = {"ER": (0.0, 0.0), "HIO": (1.0, -0.9), "RAAR": (0.9, -0.8)}
-"""(keep, feedback) by name.
+MIXTURES: dict[str, tuple[float, float]] = {
+    "ER": (0.0, 0.0),
+    "HIO": (1.0, -0.9),
+    "RAAR": (0.9, -0.8),
+    "SF": (0.0, -1.0),
+}
+"""(keep, feedback) by name, for the algorithms that only differ in what they do outside the support.
 
 ER, HIO: Fienup, Appl. Opt. 21, 2758 (1982), doi:10.1364/AO.21.002758, eqs. 15, 44
 RAAR: Luke, Inverse Probl. 21, 37 (2005), doi:10.1088/0266-5611/21/1/004: keep = beta, feedback = 1 - 2 beta
+SF, solvent flipping: Abrahams & Leslie, Acta Cryst. D 52, 30 (1996), doi:10.1107/S0907444995008754; as the reflector
+    (2 P_support - 1) P_modulus in Marchesini, Rev. Sci. Instrum. 78, 011301 (2007), doi:10.1063/1.2403783, table I
 """
+
+ALGORITHMS: tuple[str, ...] = (*MIXTURES, "CF", "DM", "ML")
+"""Names in a recipe: also `charge_flip`, `difference_map`, and `braggd.phasing.likelihood`."""
+
+BETA = 0.9
+_FLIP_BELOW = 0.6  # of the projected object's root mean square within the support
 
 
 def free_target(
@@ -50,9 +63,9 @@ def project_modulus(
     calculated: the wave's intensity as a partially coherent beam shows it, None for a coherent one
     """
     if calculated is None:
-        kernels.project_modulus(_flat(wave), _flat(target))
+        kernels.project_modulus(flat(wave), flat(target))
     else:
-        kernels.project_blurred(_flat(wave), _flat(target), _flat(calculated))
+        kernels.project_blurred(flat(wave), flat(target), flat(calculated))
 
 
 def update(
@@ -60,14 +73,53 @@ def update(
 ) -> None:
     """The real-space half of an iteration: `projected` inside the support, the algorithm's mixture outside.
 
-    algorithm: a key of ALGORITHMS
+    density may be projected where `keep` is 0
+    algorithm: a key of MIXTURES
     """
-    kernels.update(_flat(density), _flat(projected), _flat(support), *ALGORITHMS[algorithm])
+    kernels.update(flat(density), flat(projected), flat(support), *MIXTURES[algorithm])
+
+
+def charge_flip(density: NDArray[np.complex64], projected: NDArray[np.complex64], support: NDArray[np.bool_]) -> None:
+    """CF: `density = projected where |projected| > delta, else -projected`; outside the support all is flipped.
+
+    density may be projected; delta is 0.6 of the root mean square of what is projected into the support
+
+    Oszlanyi & Suto, Acta Cryst. A 60, 134 (2004), doi:10.1107/S0108767303027569, whose density is real and positive:
+    of a complex one the modulus is compared
+    """
+    inside = projected[support]
+    strength = float(np.vdot(inside, inside).real) / max(1, inside.size)
+    kernels.flip(flat(density), flat(projected), flat(support), _FLIP_BELOW * strength**0.5)
+
+
+def relaxed(density: NDArray[np.complex64], support: NDArray[np.bool_], out: NDArray[np.complex64]) -> None:
+    """DM's `(1 - 1/beta) P_support + 1/beta`, whose result its second projection onto the modulus begins with."""
+    kernels.spread(flat(density), flat(support), 1 / BETA, flat(out))
+
+
+def difference_map(
+    density: NDArray[np.complex64],
+    projected: NDArray[np.complex64],
+    other: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+) -> None:
+    """DM: `density += beta P_s[(1 + 1/beta) P_m - 1/beta] density - beta P_m[(1 - 1/beta) P_s + 1/beta] density`.
+
+    projected: P_m density; other: P_m of what `relaxed` gave; P_m onto the modulus, P_s onto the support; beta = 0.9
+
+    Elser, J. Opt. Soc. Am. A 20, 40 (2003), doi:10.1364/JOSAA.20.000040, with gamma = -1/beta and 1/beta
+    """
+    kernels.difference(flat(density), flat(projected), flat(other), flat(support), BETA)
+
+
+def supported(density: NDArray[np.complex64], support: NDArray[np.bool_], out: NDArray[np.complex64]) -> None:
+    """Write the density into out, and 0 outside the support; out may be density."""
+    kernels.spread(flat(density), flat(support), 0.0, flat(out))
 
 
 def intensity(wave: NDArray[np.complex64], out: NDArray[np.float32]) -> None:
     """Write |wave|^2 into out."""
-    kernels.square(_flat(wave), _flat(out))
+    kernels.square(flat(wave), flat(out))
 
 
 def misfit(calculated: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[float, float]:
@@ -77,7 +129,7 @@ def misfit(calculated: NDArray[np.float32], target: NDArray[np.float32]) -> tupl
 
     Favre-Nicolin, Leake & Chushkin, Sci. Rep. 10, 2664 (2020), doi:10.1038/s41598-020-57561-2
     """
-    likelihood, residual, total, measured = kernels.misfit(_flat(calculated), _flat(target))
+    likelihood, residual, total, measured = kernels.misfit(flat(calculated), flat(target))
     return likelihood / max(1, measured), residual / max(total, 1e-30)
 
 
@@ -89,14 +141,18 @@ def blur(source: NDArray[np.float32], target: NDArray[np.float32], widths: tuple
     kernels.blur(source, target, *(_gaussian(width) for width in widths))
 
 
+def flat(array: NDArray[Any]) -> NDArray[Any]:
+    """A one-dimensional view, as the kernels take it.
+
+    Raises ValueError where there is none.
+    """
+    if not array.flags.c_contiguous:  # reshape would hand out a copy, and what is done to it would be lost
+        raise ValueError("an array that is projected in place has to be C-contiguous")
+    return array.reshape(-1)
+
+
 def _gaussian(width: float) -> NDArray[np.float32]:
     radius = int(np.ceil(3 * width)) if width > 0.15 else 0
     at = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (at / max(width, 1e-6)) ** 2)
     return np.asarray(kernel / kernel.sum(), np.float32)
-
-
-def _flat(array: NDArray[Any]) -> NDArray[Any]:
-    if not array.flags.c_contiguous:  # reshape would hand out a copy, and what is done to it would be lost
-        raise ValueError("an array that is projected in place has to be C-contiguous")
-    return array.reshape(-1)

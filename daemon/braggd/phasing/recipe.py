@@ -15,7 +15,7 @@ _TERM = re.compile(r"(?:(?P<count>\d+)\s*\*\s*)?(?P<name>[A-Za-z]+)")
 class Block:
     """Iterations of one algorithm.
 
-    algorithm: a key of `braggd.phasing.projections.ALGORITHMS`
+    algorithm: one of `braggd.phasing.projections.ALGORITHMS`
     """
 
     count: int
