@@ -27,8 +27,10 @@ def solve(crystals, density, support, recipe, target=None):
     return accuracy(found, density)
 
 
+@pytest.mark.parametrize("library", fourier.LIBRARIES)
 @pytest.mark.parametrize("shape", [(16, 16, 16), (12, 20, 18), (15, 9, 7)])
-def test_transforms_are_numpys(shape):
+def test_transforms_are_numpys(shape, library, monkeypatch):
+    monkeypatch.setattr(fourier, "library", lambda _: library)
     wave = random_wave(shape)
     there, back = np.empty_like(wave), np.empty_like(wave)
     fourier.forward(wave, there)
@@ -37,6 +39,13 @@ def test_transforms_are_numpys(shape):
     np.testing.assert_allclose(back, wave, atol=1e-5)
     fourier.forward(back, back)
     np.testing.assert_allclose(back, there, atol=1e-3)
+
+
+def test_a_shape_keeps_its_library():
+    chosen = fourier.library((104, 100, 100))
+    assert chosen in fourier.LIBRARIES
+    assert all(fourier.library((104, 100, 100)) == chosen for _ in range(3))
+    assert fourier.library((16, 16, 16)) == next(iter(fourier.LIBRARIES))
 
 
 def test_good_shapes_are_even_products_of_small_primes_that_fit():
@@ -92,6 +101,7 @@ def test_compiled_and_plain_kernels_agree():
 
     both(lambda k, w: k.project_modulus(w.reshape(-1), target.reshape(-1)))
     both(lambda k, w: k.project_blurred(w.reshape(-1), target.reshape(-1), calculated.reshape(-1)))
+    both(lambda k, w: k.clear(w.reshape(-1), support.reshape(-1)))
     both(lambda k, w: k.update(w.reshape(-1), start[::-1].copy().reshape(-1), support.reshape(-1), 0.9, -0.8))
     both(lambda k, w: k.misfit(calculated.reshape(-1), target.reshape(-1)))
 

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 _TINY = np.float32(1e-12)
 _FAINT = np.float32(1e-6)
+_SMALLEST = np.float32(1e-37)
+_ZERO, _ONE = np.float32(0), np.float32(1)
 _FASTMATH = {"nsz", "arcp", "contract", "reassoc", "afn"}  # not `nnan`, `ninf`: a NaN has to stay visible
 
 
@@ -33,18 +35,13 @@ def _compile(function: Callable[P, T]) -> Callable[P, T]:
 
 @_compile
 def project_modulus(wave: NDArray[np.complex64], target: NDArray[np.float32]) -> None:
-    """See `braggd.phasing.plain.project_modulus`."""
+    """See `braggd.phasing.plain.project_modulus`; without branches, which takes half the time."""
     for i in prange(wave.size):
-        goal = target[i]
-        real, imaginary = wave[i].real, wave[i].imag
-        size = math.sqrt(real * real + imaginary * imaginary)
-        if goal >= 0:
-            if size > 0:
-                wave[i] = wave[i] * np.float32(goal / size)
-            else:
-                wave[i] = goal
-        elif size > -goal:
-            wave[i] = wave[i] * np.float32(-goal / size)
+        goal, real, imaginary = target[i], wave[i].real, wave[i].imag
+        square = real * real + imaginary * imaginary
+        factor = abs(goal) / math.sqrt(max(square, _SMALLEST))
+        factor = factor if goal >= 0 else min(factor, _ONE)
+        wave[i] = complex(max(goal, _ZERO) if square == 0 else real * factor, imaginary * factor)
 
 
 @_compile
@@ -52,11 +49,17 @@ def project_blurred(wave: NDArray[np.complex64], target: NDArray[np.float32], ca
     """See `braggd.phasing.plain.project_blurred`."""
     for i in prange(wave.size):
         goal = target[i]
-        size = math.sqrt(max(calculated[i], _TINY))
-        if goal >= 0:
-            wave[i] = wave[i] * np.float32(goal / size)
-        elif size > -goal:
-            wave[i] = wave[i] * np.float32(-goal / size)
+        factor = abs(goal) / math.sqrt(max(calculated[i], _TINY))
+        factor = factor if goal >= 0 else min(factor, _ONE)
+        wave[i] = complex(wave[i].real * factor, wave[i].imag * factor)
+
+
+@_compile
+def clear(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> None:
+    """See `braggd.phasing.plain.clear`."""
+    for i in prange(density.size):
+        if not support[i]:
+            density[i] = 0
 
 
 @_compile

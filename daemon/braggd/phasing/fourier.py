@@ -3,15 +3,19 @@
 Sign and scale are numpy's: `forward` is exp(-2 pi i k.x / n) without a factor, `inverse` carries 1/N. Both work with
 the zero frequency at [0, 0, 0]; `corner` and `centre` move it there and back.
 
-mkl_fft runs them where it is installed (x86-64), scipy.fft elsewhere. MKL and OpenMP threads spin while they wait, and
-two libraries that both spin slow each other down: the process that phases should be started with
-OMP_WAIT_POLICY=passive in its environment, since it is read once, when the libraries are loaded.
+mkl_fft or scipy.fft runs them, whichever is faster for the shape on this machine, and scipy.fft where there is no
+mkl_fft (it is for x86-64). MKL and OpenMP threads spin while they wait, and two libraries that both spin slow each
+other down: the process that phases should be started with OMP_WAIT_POLICY=passive in its environment, since it is read
+once, when the libraries are loaded.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,16 +27,18 @@ try:
 except ImportError:  # not x86-64
     mkl_fft = None
 
+_WORTH_MEASURING = 1_000_000  # voxels
+_REPEATS = 4
+_BY_FAR = 0.85
+_log = logging.getLogger(__name__)
+
 
 def forward(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> None:
     """Fourier transform `source` into `target`, which may be the same array.
 
     source, target: (z, y, x) complex64, C-contiguous, zero frequency at [0, 0, 0]
     """
-    if mkl_fft is not None:
-        mkl_fft.fftn(source, out=target)
-    else:
-        target[...] = scipy.fft.fftn(source, workers=_cores(), overwrite_x=source is target)
+    LIBRARIES[library(source.shape)](source, target, False)
 
 
 def inverse(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> None:
@@ -40,10 +46,31 @@ def inverse(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> Non
 
     source, target: (z, y, x) complex64, C-contiguous, zero frequency at [0, 0, 0]
     """
-    if mkl_fft is not None:
-        mkl_fft.ifftn(source, out=target)
-    else:
-        target[...] = scipy.fft.ifftn(source, workers=_cores(), overwrite_x=source is target)
+    LIBRARIES[library(source.shape)](source, target, True)
+
+
+@lru_cache(maxsize=64)
+def library(shape: tuple[int, ...]) -> str:
+    """The key of LIBRARIES that transforms this shape, measured once per shape and process.
+
+    The first one is taken unless another is faster by far, so that the same machine takes the same one every time, and
+    a seed gives the same object to the last bit; small volumes take it unmeasured.
+    """
+    names = list(LIBRARIES)
+    if len(names) == 1 or np.prod(shape) < _WORTH_MEASURING:
+        return names[0]
+    volume = np.zeros(shape, np.complex64)
+    best = dict.fromkeys(names, np.inf)
+    for repeat in range(_REPEATS + 1):
+        for name, transform in LIBRARIES.items():
+            begun = time.perf_counter()
+            transform(volume, volume, repeat % 2 == 1)
+            if repeat:  # the first one plans
+                best[name] = min(best[name], time.perf_counter() - begun)
+    fastest = min(best, key=lambda name: best[name])
+    chosen = fastest if best[fastest] < _BY_FAR * best[names[0]] else names[0]
+    _log.debug("%s transforms %s; seconds: %s", chosen, shape, best)
+    return chosen
 
 
 def corner(array: NDArray[Any]) -> NDArray[Any]:
@@ -76,5 +103,24 @@ def _is_smooth(size: int) -> bool:
     return size == 1
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _mkl(source: NDArray[np.complex64], target: NDArray[np.complex64], back: bool) -> None:
+    (mkl_fft.ifftn if back else mkl_fft.fftn)(source, out=target)
+
+
+def _scipy(source: NDArray[np.complex64], target: NDArray[np.complex64], back: bool) -> None:
+    if source is not target:
+        np.copyto(target, source)
+    result = (scipy.fft.ifftn if back else scipy.fft.fftn)(target, workers=cores(), overwrite_x=True)
+    if not np.shares_memory(result, target):
+        np.copyto(target, result)
+
+
+LIBRARIES: dict[str, Callable[[NDArray[np.complex64], NDArray[np.complex64], bool], None]] = {"scipy": _scipy}
+"""What can transform (source, target, whether back), by name; the one to prefer first."""
+if mkl_fft is not None:
+    LIBRARIES = {"mkl_fft": _mkl, **LIBRARIES}

@@ -35,6 +35,11 @@ def project_blurred(wave: NDArray[np.complex64], target: NDArray[np.float32], ca
     _rescale(wave, target, np.sqrt(np.maximum(calculated, _TINY)))
 
 
+def clear(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> None:
+    """In place: 0 outside the support."""
+    density[~support] = 0
+
+
 def update(
     density: NDArray[np.complex64],
     projected: NDArray[np.complex64],

@@ -76,7 +76,10 @@ def update(
     density may be projected where `keep` is 0
     algorithm: a key of MIXTURES
     """
-    kernels.update(flat(density), flat(projected), flat(support), *MIXTURES[algorithm])
+    if density is projected and MIXTURES[algorithm] == (0.0, 0.0):
+        kernels.clear(flat(density), flat(support))
+    else:
+        kernels.update(flat(density), flat(projected), flat(support), *MIXTURES[algorithm])
 
 
 def charge_flip(density: NDArray[np.complex64], projected: NDArray[np.complex64], support: NDArray[np.bool_]) -> None:
@@ -114,7 +117,10 @@ def difference_map(
 
 def supported(density: NDArray[np.complex64], support: NDArray[np.bool_], out: NDArray[np.complex64]) -> None:
     """Write the density into out, and 0 outside the support; out may be density."""
-    kernels.spread(flat(density), flat(support), 0.0, flat(out))
+    if out is density:
+        kernels.clear(flat(density), flat(support))
+    else:
+        kernels.spread(flat(density), flat(support), 0.0, flat(out))
 
 
 def intensity(wave: NDArray[np.complex64], out: NDArray[np.float32]) -> None:
