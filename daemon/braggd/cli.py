@@ -139,6 +139,17 @@ def bench_ingest(
     measure(detector, frames, repeats)
 
 
+@bench_app.command("phasing")
+def bench_phasing(
+    shape: Annotated[Optional[list[str]], typer.Option(help="Volume such as 118x180x230; may be given again.")] = None,  # noqa: UP045
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 7,
+) -> None:
+    """Time of a phasing iteration against one forward and inverse FFT of the fastest library."""
+    from braggd.bench_phasing import bench_phasing as measure
+
+    measure(shape or ["128x128x128", "118x180x230"], repeats)
+
+
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     """Live Bragg coherent diffraction imaging."""

@@ -27,6 +27,8 @@ try:
 except ImportError:  # not x86-64
     mkl_fft = None
 
+Transform = Callable[[NDArray[np.complex64], NDArray[np.complex64], bool], None]
+
 _WORTH_MEASURING = 1_000_000  # voxels
 _REPEATS = 4
 _BY_FAR = 0.85
@@ -120,7 +122,7 @@ def _scipy(source: NDArray[np.complex64], target: NDArray[np.complex64], back: b
         np.copyto(target, result)
 
 
-LIBRARIES: dict[str, Callable[[NDArray[np.complex64], NDArray[np.complex64], bool], None]] = {"scipy": _scipy}
+LIBRARIES: dict[str, Transform] = {"scipy": _scipy}
 """What can transform (source, target, whether back), by name; the one to prefer first."""
 if mkl_fft is not None:
     LIBRARIES = {"mkl_fft": _mkl, **LIBRARIES}
