@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -42,7 +43,7 @@ class View:
         style = {"ALARM": "yellow", "FAULT": "red", "RUNNING": "cyan"}.get(s.state, "green")
         frames = f"{s.frames_received}/{s.frames_expected or '?'} frames" if s.frames_received else ""
         head = Text.assemble((f"{s.state:8}", f"bold {style}"), f" {s.activity or 'waiting for a scan'}  {frames}")
-        rows: list[RenderableType] = [head, ProgressBar(total=1.0, completed=s.progress, width=62)]
+        rows: list[RenderableType] = [head, Padding(ProgressBar(total=1.0, completed=s.progress, width=62), 0)]
         if self.curve:
             rows.append(Text(f"rocking curve {self.curve}", style="dim"))
         rows += [Text(f"{name}: {sentence}", style="yellow") for name, sentence in s.degraded.items()]
