@@ -177,7 +177,7 @@ def _peer(module: str) -> str:
     if not importlib.util.find_spec(module):
         return "not installed"
     version = importlib.metadata.version(module)
-    return f"{version}, measured above" if module == "cohere_core" else f"{version}, not measured: it needs a GPU"
+    return f"{version}, measured above" if module == "cohere_core" else f"{version}, not measured by this command"
 
 
 def _edges(shape: str) -> tuple[int, ...]:

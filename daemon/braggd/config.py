@@ -90,7 +90,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     coherence: the pattern is blurred by partial coherence; a Gaussian's widths are fitted
     one_piece: only the largest piece of the support is kept at the end
     starts: random starts, ranked by log-likelihood
-    seed: of the random starts; the same seed gives the same result
+    seed: of the random starts; the same seed gives the same result, but for rounding
     support_threshold: of the largest smoothed modulus
     support_every: iterations between two support updates
     threads: 0: all cores
