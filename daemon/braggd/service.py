@@ -7,7 +7,6 @@ import os
 import queue
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -28,6 +27,7 @@ from braggd.ingest import Closed, Ingest, Preparation, take_again
 from braggd.outlets.archive import archive_path, list_archive, read_summary
 from braggd.outlets.http import HttpServer
 from braggd.outlets.metrics import Metrics
+from braggd.outlets.systemd import notify
 from braggd.outlets.tango import command_line as tango_command_line
 from braggd.outlets.zmq import ResultServer
 from braggd.sources.spool_folder import SpoolFolder
@@ -125,7 +125,7 @@ class Service:
         self._thread.start()
         self._watch_tango()
         log.info("listening to %s, publishing at %s", self.config.source.endpoint, self.results.publish_endpoint)
-        _notify("READY=1")
+        notify("READY=1")
 
     def step(self) -> None:
         """One turn: hand scans to the worker, hear what it says, look after the processes, tell the status."""
@@ -145,7 +145,7 @@ class Service:
     def close(self) -> None:
         """End: finish the scan in hand if it takes seconds, leave the rest in the spool, stop everything."""
         deadline = time.monotonic() + _GRACE_S
-        _notify("STOPPING=1")
+        notify("STOPPING=1")
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(2.0)
@@ -377,7 +377,7 @@ class Service:
             degraded=dict(self._degraded),
         )
         self.results.publish_status(self.status)
-        _notify(f"WATCHDOG=1\nSTATUS={self.status.state} {activity or 'idle'}")
+        notify(f"WATCHDOG=1\nSTATUS={self.status.state} {activity or 'idle'}")
 
     def _state(self, busy: bool) -> str:
         if self._worker is None or (not self._thread.is_alive() and not self._closing.is_set()):
@@ -460,15 +460,3 @@ def _end(process: subprocess.Popen[bytes], patience_s: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _notify(state: str) -> None:
-    """Tell systemd, where it listens (sd_notify)."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        try:
-            notify.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
-        except OSError as error:
-            log.debug("systemd does not listen at %s (%s)", address, error)

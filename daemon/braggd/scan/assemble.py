@@ -16,6 +16,7 @@ from braggd.data import Frame, Geometry, Ledger, NamedArray, Outcome, Result, Se
 from braggd.errors import CorruptFrame, DetectorError, RegionError, SourceError
 from braggd.scan.detector import Detector, detector, from_shape, load_flatfield, load_mask
 from braggd.scan.region import Peak, find_peaks, window_about
+from braggd.scan.volume import Volume, Window
 
 _LOOKS = (8, 16, 32, 64, 128, 256)  # frames after which the peak is looked for; each look costs some milliseconds
 _SURE = 25.0  # photons in the summed peak's 3 x 3 median from which the window is trusted while frames still come
@@ -25,8 +26,6 @@ _SUMMED = 50  # of a long scan, only about so many frames are summed whole; a pe
 _MOST_BYTES = 6_000_000_000  # a header may promise more frames than will ever come
 
 log = logging.getLogger(__name__)
-
-Window = tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -76,7 +75,7 @@ class Assembly:
         self._summed = 0
         self._peak: tuple[int, int] | None = None
         self._window: Window | None = None
-        self._volume: _Volume | None = None
+        self._volume: Volume | None = None
         self._saturation = 0.0
         self._gain: NDArray[np.float32] | None = None
         self._no_value = -1
@@ -151,7 +150,7 @@ class Assembly:
         window = self._settle_window(self._decide_peak(), self._sum.shape)
         steps = self._steps()
         if self._volume is None:
-            self._volume = _Volume(steps, *(stop - start for start, stop in window))
+            self._volume = Volume(steps, *(stop - start for start, stop in window))
             self._volume.aim(window)
         self._fill([step for step, placed in self._used.items() if not placed], window)
         missing = [step for step in range(steps) if step not in self._used]
@@ -326,7 +325,7 @@ class Assembly:
         expected = self.ledger.expected
         if expected is not None and self._steps() == expected:
             rows, columns = (min(most, n) for most, n in zip(self._config.scan.window, shape, strict=True))
-            self._volume = _Volume(expected, rows, columns)
+            self._volume = Volume(expected, rows, columns)
 
     def _blind_pixels(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
         blind = np.zeros(shape, np.bool_)
@@ -374,59 +373,6 @@ class Assembly:
 
     def _count(self, **changes: int | None) -> None:
         self.ledger = replace(self.ledger, **changes)  # type: ignore[arg-type]
-
-
-class _Volume:
-    """The frames of a series about its peak, in shared memory, and their sums.
-
-    counts: (step, row, column) float32, 0 where not measured; valid: the same shape, bool
-    frame_sum: (row, column); curve: (step,)
-    """
-
-    def __init__(self, steps: int, rows: int, columns: int) -> None:
-        self.counts_handle, self.counts = shared.create((steps, rows, columns), np.float32)
-        self.valid_handle, self.valid = shared.create((steps, rows, columns), np.bool_)
-        self.aim(((0, rows), (0, columns)))
-
-    def aim(self, window: Window) -> None:
-        """Hold this part of the frames from now on; what was placed before has to be placed again."""
-        self.window = window
-        self.frame_sum = np.zeros(self.counts.shape[1:], np.float32)
-        self.curve = np.zeros(len(self.counts), np.float32)
-
-    def place(
-        self,
-        step: int,
-        band: NDArray[Any],
-        blind: NDArray[np.bool_] | None,
-        gain: NDArray[np.float32] | None,
-        no_value: int,
-        saturation: float,
-    ) -> bool:
-        """Copy the window out of its rows of a frame (row, column); False where the volume does not reach so far."""
-        if step >= len(self.counts):
-            return False
-        columns = slice(*self.window[1])
-        own, counts = band[:, columns], self.counts[step]
-        # All ones is how SIMPLON writes "no value" into a pixel, negative how others do.
-        bad = own == no_value if no_value >= 0 else own < 0
-        if saturation > 0:
-            bad |= own >= saturation
-        if blind is not None:
-            bad |= blind[:, columns]
-        np.logical_not(bad, out=self.valid[step])
-        np.copyto(counts, own, casting="unsafe")
-        if gain is not None:
-            counts /= gain[:, columns]
-        np.copyto(counts, 0, where=bad)
-        self.curve[step] = counts.sum()
-        self.frame_sum += counts
-        return True
-
-    def release(self) -> None:
-        """Give the memory back."""
-        shared.unlink(self.counts_handle)
-        shared.unlink(self.valid_handle)
 
 
 def _peaks_inside(curve: NDArray[np.float64]) -> bool:
