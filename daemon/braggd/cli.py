@@ -160,8 +160,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """Run a command."""
+    run_commands(app)
+
+
+def run_commands(commands: typer.Typer) -> None:
+    """Run a command line; a failure becomes its sentence and exit code 1, a traceback only with `--debug`."""
     try:
-        app()
+        commands()
     except BraggdError as error:
         if "--debug" in sys.argv:
             raise

@@ -133,11 +133,9 @@ class Ingest:
 
     def close(self) -> None:
         """End the open series, if there is one, and hand it over."""
-        assembly, spool = self._assembly, self._spool
+        assembly, spool = self._let_go()
         if assembly is None:
             return
-        self._assembly = self._spool = None
-        self._closed = [*self._closed, assembly.series][-_REMEMBERED:]
         self._publish_live(assembly)
         path = spool.path if spool is not None and not spool.fault else None
         closed = Closed(
@@ -159,11 +157,9 @@ class Ingest:
 
     def abort(self) -> None:
         """Drop the open series; its late frames are stray."""
-        assembly, spool = self._assembly, self._spool
+        assembly, spool = self._let_go()
         if assembly is None:
             return
-        self._assembly = self._spool = None
-        self._closed = [*self._closed, assembly.series][-_REMEMBERED:]
         assembly.discard()
         if spool is not None:
             spool.close()
@@ -180,11 +176,19 @@ class Ingest:
 
     def suspend(self) -> None:
         """Stop in the middle of a series, which stays in the spool as it is."""
-        if self._assembly is not None:
-            self._assembly.discard()
-        if self._spool is not None:
-            self._spool.close()
+        assembly, spool = self._let_go()
+        if assembly is not None:
+            assembly.discard()
+        if spool is not None:
+            spool.close()
+
+    def _let_go(self) -> tuple[Assembly | None, _SeriesSpool | None]:
+        """The open series, which is from now on a closed one, and its spool."""
+        assembly, spool = self._assembly, self._spool
         self._assembly = self._spool = None
+        if assembly is not None:
+            self._closed = [*self._closed, assembly.series][-_REMEMBERED:]
+        return assembly, spool
 
     def _take(self, event: Event) -> None:
         assembly = self._assembly

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.console import Console
 
 from braggd import __version__
-from braggd.errors import BraggdError
+from braggd.cli import run_commands
 
 app = typer.Typer(
     add_completion=False,
@@ -18,7 +17,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Simulate crystals, and make the networks that braggd runs.",
 )
-errors = Console(stderr=True)
 
 
 @app.command()
@@ -83,15 +81,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Show the versi
 
 def main() -> None:
     """Run a command."""
-    try:
-        app()
-    except BraggdError as error:
-        if "--debug" in sys.argv:
-            raise
-        errors.print(str(error), style="red", highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(1)
+    run_commands(app)
 
 
 def _kinds(text: str) -> tuple[str, ...]:
