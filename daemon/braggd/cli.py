@@ -142,12 +142,37 @@ def bench_ingest(
 @bench_app.command("phasing")
 def bench_phasing(
     shape: Annotated[Optional[list[str]], typer.Option(help="Volume such as 118x180x230; may be given again.")] = None,  # noqa: UP045
+    quick: Annotated[bool, typer.Option("--quick", help="One small volume, 64x64x64.")] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the median counts.")] = 7,
+    pynx: Annotated[str, typer.Option(help="Python that has PyNX; else this one and the system's are tried.")] = "",
+    cohere: Annotated[str, typer.Option(help="Python that has cohere_core; else this one and the system's.")] = "",
+    peers: Annotated[bool, typer.Option(help="Also time PyNX and cohere.")] = True,
 ) -> None:
-    """Time of a phasing iteration against one forward and inverse FFT of the fastest library."""
+    """Time of a phasing iteration against one forward and inverse FFT of the fastest library, and against peers."""
     from braggd.bench_phasing import bench_phasing as measure
 
-    measure(shape or ["128x128x128", "118x180x230"], repeats)
+    shapes = shape or (["64x64x64"] if quick else ["128x128x128", "118x180x230"])
+    measure(shapes, repeats, pynx, cohere, peers=peers)
+
+
+@bench_app.command("compare")
+def bench_compare(
+    scan: Annotated[str, typer.Argument(help="FILE[::DATASET], or 'example' for the shipped scan.")] = "example",
+    runs: Annotated[int, typer.Option(min=1, help="Random starts of each engine.")] = 5,
+    iterations: Annotated[float, typer.Option(min=0.001, help="Share of 400 HIO, 1000 RAAR and 300 ER.")] = 1.0,
+    engine: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="pynx, pynx-psf, solver, solver-psf or braggd; may be given again; all unless told."),
+    ] = None,
+    edge: Annotated[int, typer.Option(min=32, help="Longest edge of the volume about the peak.")] = 128,
+    pynx: Annotated[str, typer.Option(help="Python that has PyNX; else this one and the system's are tried.")] = "",
+    keep: Annotated[Optional[Path], typer.Option(help="Folder for PyNX's results, which are used again.")] = None,  # noqa: UP045
+) -> None:
+    """Phase a measured scan with PyNX and with braggd, and judge both by the same free log-likelihood."""
+    from braggd.bench_compare import bench_compare as compare
+    from braggd.bench_engines import ENGINES
+
+    compare(scan, runs, iterations, engine or list(ENGINES), shape=(edge, edge, edge), python=pynx, keep=keep)
 
 
 @app.callback(invoke_without_command=True)

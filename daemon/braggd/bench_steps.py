@@ -1,0 +1,196 @@
+"""What `braggd bench phasing` times: transforms, braggd's iterations, those of its peers, and a GPU's."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braggd.peers.interpreter import COHERE, PYNX, Installed, Peer, Stopwatch
+from braggd.phasing import fourier, projections
+from braggd.phasing.recipe import Block
+from braggd.phasing.solver import Schedule, Solver
+from braggd.phasing.support import shrink_wrap
+
+BLOCK = 4  # iterations that are timed together
+_PEER_STEPS = {PYNX: ("ER", "HIO", "RAAR", "support"), COHERE: ("ER", "HIO", "RAAR")}
+_SHRINK_WRAP = "shrink-wrap update"
+
+Run = Callable[[], float]
+"""Does something and returns the seconds it took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A row of the table.
+
+    name: as it is printed
+    run: takes its time, raises BraggdError where it fails; None where it cannot be run here
+    why_not: what is said then
+    count: iterations in one run
+    bound: whether it is a pair of transforms, the fastest of which bounds all others on its device
+    device: `CPU` or `GPU`
+    peer: the package whose step it is, "" where it is no peer's
+    same_as: name of braggd's step that does the same, for a peer's
+    """
+
+    name: str
+    run: Run | None
+    why_not: str = ""
+    count: int = 1
+    bound: bool = False
+    device: str = "CPU"
+    peer: str = ""
+    same_as: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Problem:
+    """An object and its pattern; (z, y, x), their middles at [0, 0, 0].
+
+    target: float32, as `braggd.phasing.projections` has it; density: complex64; support: bool
+    """
+
+    target: NDArray[np.float32]
+    density: NDArray[np.complex64]
+    support: NDArray[np.bool_]
+
+    def for_peers(self) -> dict[str, NDArray[Any]]:
+        """What the peers' scripts read."""
+        return {
+            "counts": np.maximum(self.target, 0) ** 2,
+            "mask": self.target < 0,
+            "free": np.zeros_like(self.support),
+            "support": self.support,
+            "start": self.density,
+        }
+
+
+@contextmanager
+def steps(shape: tuple[int, ...], peers: Mapping[Peer, Installed | None]) -> Iterator[list[Step]]:
+    """Everything there is to time at a shape; the peers run in processes of their own until the context ends."""
+    problem = _ellipsoid(shape)
+    with ExitStack() as stack:
+        rows = [*_pairs(problem), *_iterations(problem)]
+        for peer, installed in peers.items():
+            stopwatch = stack.enter_context(Stopwatch(installed, problem.for_peers())) if installed else None
+            rows += _peer_steps(peer, stopwatch)
+        yield [*rows, *_gpu_steps(problem)]
+
+
+def _ellipsoid(shape: tuple[int, ...]) -> Problem:
+    """Half as wide as the volume."""
+    z, y, x = np.meshgrid(*((np.arange(n) - n // 2) / (n / 4) for n in shape), indexing="ij", sparse=True)
+    support = fourier.corner(z * z + y * y + x * x <= 1)
+    density = support.astype(np.complex64)
+    wave = np.empty_like(density)
+    fourier.forward(density, wave)
+    target = np.abs(wave).astype(np.float32)
+    target[len(target) // 3] = -1  # a gap
+    return Problem(target=target, density=density, support=support)
+
+
+def _pairs(problem: Problem) -> Iterator[Step]:
+    """One forward and one inverse transform; of libraries that braggd does not use, where they are installed."""
+    volume = problem.density
+    for name, library in fourier.LIBRARIES.items():
+        for in_place in (False, True):
+            run = _pair(library, volume, in_place=in_place)
+            yield Step(name=f"FFT pair, {name}{', in place' * in_place}", run=run, bound=True)
+    yield Step(name="FFT pair, numpy", run=_timed(lambda: np.fft.ifftn(np.fft.fftn(volume))), bound=True)
+    if importlib.util.find_spec("pyfftw"):
+        pyfftw = importlib.import_module("pyfftw")
+        source, target = (pyfftw.empty_aligned(volume.shape, "complex64") for _ in range(2))
+        plans = [
+            pyfftw.FFTW(*arrays, axes=(0, 1, 2), direction=direction, threads=fourier.cores())
+            for arrays, direction in (((source, target), "FFTW_FORWARD"), ((target, source), "FFTW_BACKWARD"))
+        ]
+        source[...] = volume
+        yield Step(name="FFT pair, pyfftw", run=_timed(lambda: [plan.execute() for plan in plans]), bound=True)
+    if importlib.util.find_spec("torch"):
+        torch = importlib.import_module("torch")
+        tensor = torch.from_numpy(volume.copy())
+        yield Step(name="FFT pair, torch", run=_timed(lambda: torch.fft.ifftn(torch.fft.fftn(tensor))), bound=True)
+
+
+def _pair(library: fourier.Transform, volume: NDArray[np.complex64], *, in_place: bool) -> Run:
+    array = volume.copy()
+    other = array if in_place else np.empty_like(volume)
+
+    def pair() -> None:
+        library(array, other, False)
+        library(other, array, True)
+
+    return _timed(pair)
+
+
+def _iterations(problem: Problem) -> Iterator[Step]:
+    solver = Solver(problem.target, problem.density.copy(), problem.support, None)
+    for name in projections.ALGORITHMS:
+        recipe, schedule = (Block(BLOCK, name),), Schedule(support_every=0)
+        run = _timed(partial(solver.run, recipe, schedule, lambda _: None))
+        yield Step(name=f"{name} iteration", run=run, count=BLOCK)
+    array, modulus = problem.density.copy(), np.empty(problem.density.shape, np.float32)
+
+    def update() -> None:
+        projections.intensity(array, modulus)
+        shrink_wrap(np.sqrt(modulus, out=modulus), (1.0, 1.0, 1.0), 0.15, problem.support)
+
+    yield Step(name=_SHRINK_WRAP, run=_timed(update))
+
+
+def _peer_steps(peer: Peer, stopwatch: Stopwatch | None) -> Iterator[Step]:
+    for algorithm in _PEER_STEPS[peer]:
+        wrap = algorithm == "support"
+        count = 1 if wrap else BLOCK
+        same_as = _SHRINK_WRAP if wrap else f"{algorithm} iteration"
+        yield Step(
+            name=f"{peer.name} {same_as}",
+            run=partial(stopwatch.seconds, algorithm, count) if stopwatch else None,
+            why_not="not installed",
+            count=count,
+            peer=peer.name,
+            same_as=same_as,
+        )
+
+
+def _gpu_steps(problem: Problem) -> Iterator[Step]:
+    """A GPU's transforms, and braggd's iterations on it once the solver runs there."""
+    yield Step(name="FFT pair, cuFFT", run=_cufft(problem), why_not="not measured", bound=True, device="GPU")
+    yield Step(name="ER iteration, GPU", run=None, why_not="not measured", count=BLOCK, device="GPU")
+
+
+def _cufft(problem: Problem) -> Run | None:
+    """A pair with plans that are kept, in place; None without CuPy or a GPU."""
+    if not importlib.util.find_spec("cupy"):
+        return None
+    cupy, cufft = importlib.import_module("cupy"), importlib.import_module("cupyx.scipy.fft")
+    try:
+        array = cupy.asarray(problem.density)
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return None
+    plan = cufft.get_fft_plan(array)
+
+    def pair() -> None:
+        with plan:
+            cufft.ifftn(cufft.fftn(array, overwrite_x=True), overwrite_x=True)
+        cupy.cuda.get_current_stream().synchronize()
+
+    return _timed(pair)
+
+
+def _timed(run: Callable[[], object]) -> Run:
+    def timed() -> float:
+        begun = time.perf_counter()
+        run()
+        return time.perf_counter() - begun
+
+    return timed
