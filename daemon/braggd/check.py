@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from braggd.config import Config
 from braggd.crystal.geometry import DIFFRACTOMETERS
 from braggd.errors import BraggdError
+from braggd.inference.inpaint import Filler, model_path
 from braggd.inference.session import open_session
 from braggd.phasing.recipe import parse
 from braggd.scan.detector import detector
@@ -37,7 +38,7 @@ def _names(config: Config) -> list[str]:
             found.append(f"[detector] {field}: {file} is not there; name a .npy, .npz or HDF5 file")
     if config.inference.inpaint_model:
         try:
-            open_session(Path(config.inference.inpaint_model), ("cpu",))
+            Filler.of(open_session(model_path(config.inference), ("cpu",)))
         except BraggdError as error:
             found.append(f"[inference] inpaint_model: {error}")
     if config.geometry.diffractometer:

@@ -69,14 +69,15 @@ class ScanConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class InferenceConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How networks run.
 
-    providers: ONNX Runtime execution providers in order of preference
+    providers: ONNX Runtime execution providers in order of preference; auto: CUDA where there is a GPU and an ONNX
+        Runtime that can use it, else the CPU. One that is named and cannot be had is a degradation.
     engine_cache: folder for TensorRT engines; empty: the user's cache folder
-    inpaint_model: ONNX file that fills gaps; empty: interpolation
+    inpaint_model: ONNX file that fills gaps; auto: the one that comes with braggd; empty: interpolation
     """
 
-    providers: tuple[Literal["tensorrt", "cuda", "cpu"], ...] = ("tensorrt", "cuda", "cpu")
+    providers: tuple[Literal["auto", "tensorrt", "cuda", "cpu"], ...] = ("auto",)
     engine_cache: str = ""
-    inpaint_model: str = ""
+    inpaint_model: str = "auto"
 
 
 class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,3 +5,7 @@ from braggd.errors import BraggdError
 
 class SimulationError(BraggdError):
     """A crystal, a pattern or a mask that cannot exist was asked for."""
+
+
+class TrainingError(BraggdError):
+    """A network cannot be trained, exported or scored as it was asked for."""

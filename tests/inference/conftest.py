@@ -11,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from braggd.example import example_scan
+from braggd.inference.inpaint import FORMAT
+from braggd.inference.slabs import CHANNELS
 
 
 def save(
@@ -36,6 +38,39 @@ def weighted_sum(path: Path, weights, bias=0.0, **options) -> Path:
     return save(path, [node], constants, channels=kernel.size, **options)
 
 
+def filler(
+    path: Path, weights=None, bias=0.0, sigma=-1.0, reach=1, widths=(2, 3, 4, 6, 8, 12, 40), tile=256, **card_too
+):
+    """A network that fills gaps: log counts = sum of the channels of a line, each with its weight, + bias.
+
+    weights: by number of the channel; bias: one, or one for each of the 40 planes of a gap
+    sigma: logarithm of the standard deviation, everywhere
+    """
+    size = 2 * reach + 1
+    kernel = np.zeros((40, CHANNELS, size, size), np.float32)
+    for channel, weight in (weights or {}).items():
+        kernel[:, channel, reach, reach] = weight
+    constants = {
+        "kernel": kernel,
+        "bias": np.broadcast_to(np.asarray(bias, np.float32), 40).copy(),
+        "zero": np.zeros((), np.float32),
+        "sigma": np.asarray(sigma, np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["lines", "kernel", "bias"], ["logs"]),
+        helper.make_node("Mul", ["logs", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "sigma"], ["log_sigma"]),
+    ]
+    lines = helper.make_tensor_value_info("lines", TensorProto.FLOAT, (1, CHANNELS, "u", "v"))
+    width = helper.make_tensor_value_info("width", TensorProto.INT64, (1,))
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("logs", "log_sigma")]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "filler", [lines, width], outputs, initializers)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    card(path, **{"task": "gaps", "format": FORMAT, "widths": widths, "reach": reach, "tile": tile, **card_too})
+    return path
+
+
 def failing(path: Path, **options) -> Path:
     """Loads, and fails in every run: a reshape to a size that nothing has."""
     node = helper.make_node("Reshape", ["volume", "shape"], ["filled"])
@@ -43,14 +78,8 @@ def failing(path: Path, **options) -> Path:
 
 
 def not_finite(path: Path) -> Path:
-    """log(-1 - input): NaN everywhere."""
-    nodes = [
-        helper.make_node("Slice", ["volume", "zero", "one", "axis"], ["first"]),
-        helper.make_node("Sub", ["minus", "first"], ["negative"]),
-        helper.make_node("Log", ["negative"], ["filled"]),
-    ]
-    constants = {name: np.asarray([value], np.int64) for name, value in {"zero": 0, "one": 1, "axis": 1}.items()}
-    return save(path, nodes, constants | {"minus": np.asarray(-1, np.float32)})
+    """A filling network that answers NaN everywhere."""
+    return filler(path, bias=np.nan)
 
 
 def card(model: Path, **content) -> None:
@@ -59,7 +88,9 @@ def card(model: Path, **content) -> None:
 
 @pytest.fixture
 def networks():
-    return SimpleNamespace(weighted_sum=weighted_sum, failing=failing, not_finite=not_finite, save=save, card=card)
+    return SimpleNamespace(
+        weighted_sum=weighted_sum, filler=filler, failing=failing, not_finite=not_finite, save=save, card=card
+    )
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,13 @@ def test_a_gpu_that_is_not_there_is_said_and_the_cpu_taken(tmp_path, networks):
     assert session.run({"volume": VOLUME})["filled"].shape == (1, 1, 4, 5, 6)
 
 
+def test_without_a_gpu_auto_is_the_cpu_and_no_reason_to_warn(tmp_path, networks):
+    if list(Path("/dev").glob("nvidia[0-9]*")):
+        pytest.skip("this machine has a GPU")
+    session = open_session(networks.weighted_sum(tmp_path / "sum.onnx", [1.0, 1.0]))
+    assert (session.provider, session.warnings) == ("cpu", ())
+
+
 def test_a_run_that_fails_on_the_gpu_is_repeated_on_the_cpu_and_stays_there(tmp_path, networks):
     """The session of a network that fails in every run stands where the GPU's would."""
     good = open_session(networks.weighted_sum(tmp_path / "good.onnx", [1.0, 0.0]), ("cpu",))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from braggd.errors import ModelError
 
-Provider = Literal["tensorrt", "cuda", "cpu"]
+Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
 
 _ORT_NAMES: dict[str, str] = {
     "tensorrt": "TensorrtExecutionProvider",
@@ -125,14 +125,15 @@ class Session:
 
 def open_session(
     model: Path,
-    providers: tuple[Provider, ...] = ("tensorrt", "cuda", "cpu"),
+    providers: tuple[Provider, ...] = ("auto",),
     engine_cache: Path | None = None,
     threads: int = 0,
 ) -> Session:
     """Load a network.
 
     model: the ONNX file; a JSON file of the same name beside it is its card
-    providers: in order of preference; the CPU is always there as the last
+    providers: in order of preference; the CPU is always there as the last. "auto" is CUDA where the machine has a GPU
+        and ONNX Runtime was built for it, else the CPU, and no warning
     engine_cache: folder for TensorRT engines, a subfolder per network; None: `~/.cache/braggd/engines`
     threads: of the CPU provider, 0: all cores
 
@@ -140,8 +141,8 @@ def open_session(
     """
     model_hash = _hash(model)
     card = _card(model)
-    wanted: list[str] = list(dict.fromkeys([*providers, "cpu"]))
     built_in = _runtime().get_available_providers()
+    wanted: list[str] = list(dict.fromkeys([*_chosen(providers, built_in), "cpu"]))
     here = [provider for provider in wanted if _ORT_NAMES[provider] in built_in]
     engines = (engine_cache or Path.home() / ".cache" / "braggd" / "engines") / model_hash[:16]
     inner = _create(model, here, engines, threads)
@@ -161,6 +162,13 @@ def open_session(
         threads=threads,
         _inner=inner,
     )
+
+
+def _chosen(providers: Sequence[Provider], built_in: Sequence[str]) -> list[str]:
+    """The providers by name. TensorRT is left out of "auto", as it builds an engine for every new size of a gap."""
+    has_gpu = _ORT_NAMES["cuda"] in built_in and any(Path("/dev").glob("nvidia[0-9]*"))
+    automatic = ["cuda"] if has_gpu else []
+    return [name for provider in providers for name in (automatic if provider == "auto" else [provider])]
 
 
 def _missed(model: Path, used: str, missed: Sequence[str], here: Sequence[str]) -> str:

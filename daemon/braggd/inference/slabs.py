@@ -1,0 +1,96 @@
+"""How a filling network sees a gap: as a slab, with the lines across it folded into channels.
+
+A detector gap is long along the detector and along the rocking axis, and short across. So a network need not slide
+along its normal: for every position (u, v) in the gap's plane the CONTEXT voxels on either side, ordered away from the
+gap, are channels, and 2D convolutions over the plane do the rest. Gaps of every width look alike so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONTEXT = 16
+WIDEST = 40
+CHANNELS = 4 * CONTEXT + 1
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slab:
+    """A gap between two planes.
+
+    axis: its normal, 0, 1, 2
+    start, stop: the planes that it spans along `axis`
+    lines: (u, v) bool, the lines along `axis` on which it spans just these; u and v are the other axes in their order
+    """
+
+    axis: int
+    start: int
+    stop: int
+    lines: Bools
+
+
+def lines_across(logs: Floats, measured: Bools, start: int, stop: int) -> Floats:
+    """What the network sees of a slab.
+
+    logs: (normal, u, v) log(1 + counts), interpolated where not measured
+    measured: (normal, u, v)
+    start, stop: the gap's planes
+    Returns (CHANNELS, u, v) float32: the CONTEXT voxels before the gap, nearest first, those after it, nearest first,
+    both less the line's level; where each was measured, 1 or 0, in the same order; the level, which is the mean of the
+    two nearest voxels on either side. Beyond the volume the last plane is repeated, as not measured.
+    """
+    planes = np.concatenate([np.arange(start - 1, start - 1 - CONTEXT, -1), np.arange(stop, stop + CONTEXT)])
+    inside = (planes >= 0) & (planes < len(logs))
+    nearest = planes.clip(0, len(logs) - 1)
+    made = np.empty((CHANNELS, *logs.shape[1:]), np.float32)
+    values = logs[nearest]
+    level = (values[0] + values[1] + values[CONTEXT] + values[CONTEXT + 1]) / 4
+    np.subtract(values, level, out=made[: 2 * CONTEXT])
+    np.multiply(measured[nearest], inside[:, None, None], out=made[2 * CONTEXT : 4 * CONTEXT], casting="unsafe")
+    made[-1] = level
+    return made
+
+
+def slabs_of(missing: Bools, least: int) -> tuple[list[Slab], Bools]:
+    """The slabs of what is missing, every voxel along the axis on which its gap is thinnest, or along several alike.
+
+    missing: (z, y, x)
+    least: lines that a slab must have; smaller gaps are left out, and so are gaps that are open on one side
+
+    Also returns the voxels that are WIDEST or more from what is there on every axis, as where gaps cross; filling the
+    slabs brings them within reach.
+    """
+    runs = [_runs(missing, axis) for axis in range(3)]
+    thinnest = np.minimum(np.minimum(runs[0][0], runs[1][0]), runs[2][0])
+    found = []
+    for axis, (length, start) in enumerate(runs):
+        ours = missing & (length == thinnest) & (length <= WIDEST)
+        places = [place for number, place in enumerate(np.nonzero(ours)) if number != axis]
+        plane = tuple(size for number, size in enumerate(missing.shape) if number != axis)
+        line = places[0] * plane[1] + places[1]
+        spans = start[ours].astype(np.int64) * (WIDEST + 1) + length[ours]
+        for span in np.unique(spans):
+            lines = np.zeros(plane[0] * plane[1], np.bool_)
+            lines[line[spans == span]] = True
+            if lines.sum() >= least:
+                first, width = divmod(int(span), WIDEST + 1)
+                found.append(Slab(axis, first, first + width, lines.reshape(plane)))
+    return found, missing & (thinnest > WIDEST)
+
+
+def _runs(missing: Bools, axis: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Length and start of the run of missing voxels along an axis, in which each lies.
+
+    The length is far too long where a run is open on one side.
+    """
+    line = np.moveaxis(missing, axis, -1)
+    place = np.broadcast_to(np.arange(line.shape[-1], dtype=np.int32), line.shape)
+    before = np.maximum.accumulate(np.where(line, np.int32(-(10**6)), place), axis=-1)
+    after = np.flip(np.minimum.accumulate(np.flip(np.where(line, np.int32(10**6), place), -1), axis=-1), -1)
+    return np.moveaxis(after - before - 1, -1, axis), np.moveaxis(before + 1, -1, axis)

@@ -1,0 +1,105 @@
+"""The trained network as the daemon runs it: one ONNX file with half-precision weights, and its card."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from braggd.inference.inpaint import FORMAT
+from braggd.inference.slabs import CHANNELS
+from braggd_models.errors import TrainingError
+from braggd_models.gaps.linear import WIDTHS
+from braggd_models.gaps.slabnet import REACH, GapFiller, SlabNet
+
+_OPSET = 17
+# Half precision costs nothing in accuracy; smaller tensors are not worth a cast.
+_HALVE_FROM = 1024
+
+
+def export(net: SlabNet, weights: Mapping[int, NDArray[np.float32]], path: Path, card: Mapping[str, Any]) -> None:
+    """Write the network and its card.
+
+    weights: the linear guess, of `linear.learn`
+    path: FILE.onnx; FILE.json becomes the card
+    card: what it says beyond how the network is fed
+
+    Raises TrainingError where ONNX Runtime does not give what PyTorch gives.
+    """
+    filler = GapFiller(net, weights).eval()
+    side = 16 + 2 * REACH
+    example = (torch.rand(1, CHANNELS, side, side + 1), torch.tensor([6]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            filler,
+            example,
+            str(path),
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=["lines", "width"],
+            output_names=["logs", "log_sigma"],
+            dynamic_axes={"lines": {2: "u", 3: "v"}, "logs": {2: "p", 3: "q"}, "log_sigma": {2: "p", 3: "q"}},
+        )
+    _halve(path)
+    _compare(filler, path)
+    content = {
+        "task": "gaps",
+        "format": FORMAT,
+        "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "widths": list(WIDTHS),
+        "reach": REACH,
+        "tile": 256,
+        "parameters": sum(p.numel() for p in net.parameters()) + sum(w.size for w in weights.values()),
+        "weights": "float16",
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",
+        **card,
+    }
+    path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _halve(path: Path) -> None:
+    """Store large weights as float16, cast when the network is loaded."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    casts = []
+    for tensor in list(graph.initializer):
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size >= _HALVE_FROM:
+            graph.initializer.remove(tensor)
+            graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), tensor.name + "_half"))
+            casts.append(helper.make_node("Cast", [tensor.name + "_half"], [tensor.name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _compare(filler: GapFiller, path: Path) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    for width, shape in ((3, (20, 21)), (38, (9, 40))):
+        lines = rng.normal(size=(1, CHANNELS, *shape)).astype(np.float32)
+        lines[:, -1] = 5 + lines[:, -1]
+        with torch.no_grad():
+            wanted = filler(torch.from_numpy(lines), torch.tensor([width]))[0].numpy()[:, :width]
+        got = session.run(["logs"], {"lines": lines, "width": np.array([width])})[0][:, :width]
+        if not np.abs(got - wanted).max() < 0.02 * max(1.0, np.abs(wanted).max()):
+            raise TrainingError(f"{path}: the exported network differs from the trained one; update torch and onnx")
