@@ -10,6 +10,7 @@ from rich.console import Console
 
 from braggd import __version__
 from braggd.cli import run_commands
+from braggd_models.gaps import commands
 
 app = typer.Typer(
     add_completion=False,
@@ -17,6 +18,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Simulate crystals, and make the networks that braggd runs.",
 )
+
+train = typer.Typer(no_args_is_help=True, help="Train a network, or go on training it.")
+export = typer.Typer(no_args_is_help=True, help="Write a trained network as the daemon runs it.")
+score = typer.Typer(no_args_is_help=True, help="Measure what networks do; writes models/BENCHMARKS.md.")
+app.add_typer(train, name="train")
+app.add_typer(export, name="export")
+app.add_typer(score, name="score")
 
 
 @app.command()
@@ -69,6 +77,15 @@ def simulate(
     if realistic and gap == "none":
         del changes["gap"]
     write(output, random_crystal(seed, REAL if realistic else Recipe(), **changes))
+
+
+for group, subject, command in (
+    (train, "gaps", commands.train_gaps),
+    (train, "gaps-patches", commands.train_patches),
+    (export, "gaps", commands.export_gaps),
+    (score, "gaps", commands.score_gaps),
+):
+    group.command(subject)(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -113,6 +114,7 @@ def test_nothing_is_printed_and_no_runtime_is_loaded_before_it_is_needed(tmp_pat
     (tmp_path / "text.onnx").write_text("no network")
     code = f"""
 import sys
+from pathlib import Path
 from pathlib import Path
 from braggd.inference import inpaint, session
 assert "onnxruntime" not in sys.modules

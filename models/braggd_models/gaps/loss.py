@@ -22,13 +22,14 @@ class Lines:
 
     seen: (n, CHANNELS, 5, 5), a line and its neighbours
     width: (n,) int64
-    guess, truth: (n, WIDEST) log counts by the linear guess, and noiseless; beyond the width 0
+    by_logs, by_counts, truth: (n, WIDEST) log counts by the linear guesses, and noiseless; beyond the width 0
     off: (n, 3) mean squares of interpolation's error in the whole gap: of log counts, of amplitudes, of counts
     """
 
     seen: Tensor
     width: Tensor
-    guess: Tensor
+    by_logs: Tensor
+    by_counts: Tensor
     truth: Tensor
     off: Tensor
 
@@ -39,9 +40,8 @@ class Lines:
 
 def line_loss(outputs: tuple[Tensor, Tensor], batch: Lines) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss and its terms, means over the lines."""
-    correction, log_sigma = (values[:, :, 0, 0].float() for values in outputs)
+    guess, log_sigma = (values[:, :, 0, 0].float() for values in outputs)
     inside = torch.arange(WIDEST, device=batch.width.device) < batch.width[:, None]
-    guess = batch.guess + correction
     error = torch.where(inside, guess - batch.truth, 0)
 
     def mean(values: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from braggd.inference.slabs import WIDEST
 from braggd_models.gaps import linear
+from braggd_models.gaps.linear import Guesses
 from braggd_models.gaps.loss import Lines, line_loss
 from braggd_models.gaps.samples import Floats, Sample, crystal, draw_width, sample, scans
 from braggd_models.gaps.slabnet import REACH, SlabNet
@@ -29,14 +30,12 @@ _LOG_FLOOR = 1e-3
 _SHARE_FLOOR = 3e-3
 _CLASSES = ((1, 4), (5, 7), (8, 13), (14, 40))
 
-Weights = dict[int, Floats]
-
 
 class Crystals(IterableDataset[Lines]):
     """Lines of one crystal after the other, without end, shared among the data workers."""
 
-    def __init__(self, seed: int, start: int, weights: Weights) -> None:
-        self.seed, self.start, self.weights = seed, start, weights
+    def __init__(self, seed: int, start: int, guesses: Guesses) -> None:
+        self.seed, self.start, self.guesses = seed, start, guesses
 
     def __iter__(self) -> Iterator[Lines]:
         """Yield this worker's crystals."""
@@ -44,15 +43,15 @@ class Crystals(IterableDataset[Lines]):
         number, workers = (info.id, info.num_workers) if info else (0, 1)
         for made, rng in scans(self.seed, start=self.start + number, step=workers):
             found = [sample(made, linear.widened(draw_width(rng)), rng) for _ in range(GAPS_PER_CRYSTAL)]
-            kept = [lines_of(one, self.weights, rng) for one in found if one is not None and one.width in self.weights]
+            kept = [lines_of(one, self.guesses, rng) for one in found if one is not None and one.width in linear.WIDTHS]
             if kept:
                 yield joined(kept)
 
 
-def train(folder: Path, weights: Weights, plan: Plan, *, seed: int = 0, workers: int = 0, device: str = "auto") -> Run:
+def train(folder: Path, guesses: Guesses, plan: Plan, *, seed: int = 0, workers: int = 0, device: str = "auto") -> Run:
     """Train the network, or go on training it, in a folder.
 
-    weights: the linear guess, of `linear.learn`
+    guesses: of `linear.learn`
     seed: of the crystals; a run taken up again sees new ones
     workers: processes that simulate; 0: the training process does it between its steps
     """
@@ -60,19 +59,21 @@ def train(folder: Path, weights: Weights, plan: Plan, *, seed: int = 0, workers:
     torch.manual_seed(seed)
     run = resumed(SlabNet(), folder, plan, place)
     per_crystal = GAPS_PER_CRYSTAL * LINES_PER_GAP * _USES / BATCH
-    data = Crystals(seed, int(run.step / per_crystal) + 100, weights)
+    data = Crystals(seed, int(run.step / per_crystal) + 100, guesses)
     loader = DataLoader(data, None, num_workers=workers, prefetch_factor=4 if workers else None)
     batches = mixed(iter(loader), np.random.default_rng([seed, run.step]))
-    fit(run, _net, batches, line_loss, plan, folder, device=place, check=checker(weights, place), title="gaps")
+    fit(run, _net, batches, line_loss, plan, folder, device=place, check=checker(guesses, place), title="gaps")
     return run
 
 
 def _net(net: nn.Module, batch: Lines) -> tuple[torch.Tensor, torch.Tensor]:
-    correction, log_sigma = net(batch.seen.float(), batch.width)
-    return correction, log_sigma
+    logs, log_sigma = net(
+        batch.seen.float(), batch.width, batch.by_logs[:, :, None, None], batch.by_counts[:, :, None, None]
+    )
+    return logs, log_sigma
 
 
-def lines_of(one: Sample, weights: Weights, rng: np.random.Generator, count: int = LINES_PER_GAP) -> Lines:
+def lines_of(one: Sample, guesses: Guesses, rng: np.random.Generator, count: int = LINES_PER_GAP) -> Lines:
     """Some lines of a gap, half of them anywhere and half where it is bright."""
     u, v = one.truth.shape[1:]
     amplitude = np.exp(one.truth.max(axis=0) / 2).ravel()
@@ -81,15 +82,16 @@ def lines_of(one: Sample, weights: Weights, rng: np.random.Generator, count: int
     rows, columns = np.unravel_index(chosen, (u, v))
     padded = np.pad(one.lines, ((0, 0), (REACH, REACH), (REACH, REACH)), mode="edge")
     window = np.lib.stride_tricks.sliding_window_view(padded, (2 * REACH + 1, 2 * REACH + 1), axis=(1, 2))
-    guess = linear.predict(weights, one.lines, one.width)
-    values = np.zeros((2, count, WIDEST), np.float32)
-    values[0, :, : one.width] = guess[:, rows, columns].T
-    values[1, :, : one.width] = one.truth[:, rows, columns].T
+    by_logs, by_counts = linear.predict(guesses, one.lines, one.width)
+    values = np.zeros((3, count, WIDEST), np.float32)
+    for target, volume in zip(values, (by_logs, by_counts, one.truth), strict=True):
+        target[:, : one.width] = volume[:, rows, columns].T
     return Lines(
         seen=torch.from_numpy(np.ascontiguousarray(window[:, rows, columns].swapaxes(0, 1))).half(),
         width=torch.full((count,), one.width),
-        guess=torch.from_numpy(values[0]),
-        truth=torch.from_numpy(values[1]),
+        by_logs=torch.from_numpy(values[0]),
+        by_counts=torch.from_numpy(values[1]),
+        truth=torch.from_numpy(values[2]),
         off=torch.from_numpy(np.tile(_errors(one), (count, 1))),
     )
 
@@ -130,32 +132,39 @@ def mixed(
             place = int(where[-1]) + 1
 
 
-def checker(weights: Weights, device: torch.device, crystals: int = 12) -> Callable[[nn.Module], Mapping[str, float]]:
+def checker(guesses: Guesses, device: torch.device, crystals: int = 12) -> Callable[[nn.Module], Mapping[str, float]]:
     """Scores on crystals that are never trained on: 1 - PCC in the gap over the interpolation's, by width.
 
     The geometric mean over gaps, of log counts (`log`) and of counts (`counts`).
     """
-    held: list[tuple[Sample, Floats]] = []
+    held: list[tuple[Sample, tuple[torch.Tensor, ...]]] = []
     for number in range(crystals):
         rng = np.random.default_rng([VALIDATION_SEED, number])
         made = crystal(rng)
         for width in (3, 6, 12, 38):
             one = sample(made, width, rng)
             if one is not None and one.width == width:
-                held.append((one, linear.predict(weights, one.lines, one.width)))
+                held.append((one, _fed(one, guesses, device)))
 
     def check(net: nn.Module) -> Mapping[str, float]:
         found: dict[str, list[float]] = {}
-        for one, guess in held:
-            padded = np.pad(one.lines, ((0, 0), (REACH, REACH), (REACH, REACH)), mode="edge")[None]
-            correction, _ = net(torch.from_numpy(padded).to(device), torch.tensor([one.width], device=device))
-            filled = np.maximum(guess + correction[0, : one.width].detach().float().cpu().numpy(), 0)
+        for one, fed in held:
+            logs, _ = net(*fed)
+            filled = np.maximum(logs[0, : one.width].detach().float().cpu().numpy(), 0)
             for kind, change in (("log", np.asarray), ("counts", np.expm1)):
                 ratio = _off(change(filled), change(one.truth)) / _off(change(one.interpolated), change(one.truth))
                 found.setdefault(f"{kind} {one.width}", []).append(float(np.log(ratio)))
         return {name: float(np.exp(np.mean(values))) for name, values in sorted(found.items())}
 
     return check
+
+
+def _fed(one: Sample, guesses: Guesses, device: torch.device) -> tuple[torch.Tensor, ...]:
+    padded = np.pad(one.lines, ((0, 0), (REACH, REACH), (REACH, REACH)), mode="edge")
+    planes = ((0, WIDEST - one.width), (0, 0), (0, 0))
+    by_logs, by_counts = (np.pad(guess, planes) for guess in linear.predict(guesses, one.lines, one.width))
+    volumes = [torch.from_numpy(volume[None]).to(device) for volume in (padded, by_logs, by_counts)]
+    return volumes[0], torch.tensor([one.width], device=device), volumes[1], volumes[2]
 
 
 def _off(a: Floats, b: Floats) -> float:
