@@ -17,12 +17,12 @@ def random_wave(shape, seed=0):
     return (random.normal(size=shape) + 1j * random.normal(size=shape)).astype(np.complex64)
 
 
-def solved(crystals, density, support, recipe, widths=None, target=None):
+def solved(crystals, density, support, recipe, target=None):
     """From random phases, with the true support."""
     if target is None:
         target = fourier.corner(np.abs(crystals.wave_of(density)).astype(np.float32))
     start = random_wave(density.shape, seed=3) * fourier.corner(support)
-    solver = Solver(target, start, fourier.corner(support), widths)
+    solver = Solver(target, start, fourier.corner(support), None)
     solver.run(parse(recipe), FIXED, lambda _: None)
     solver.constrain()
     return solver
@@ -73,17 +73,17 @@ def test_the_difference_map_is_elsers():
     np.testing.assert_allclose(solver.density, rho + beta * (one - two), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("widths", [None, (0.4, 0.6, 0.5)])
-def test_every_step_of_ml_raises_the_likelihood(crystals, widths):
+@pytest.mark.parametrize("kernels", [None, tuple(projections.gaussian(width) for width in (0.4, 0.6, 0.5))])
+def test_every_step_of_ml_raises_the_likelihood(crystals, kernels):
     density, support = crystals.faceted(24, radius=5.5)
     counts = fourier.corner(crystals.noisy_counts(density, 1e4))
     target = np.where(np.arange(24) == 5, -50, np.sqrt(counts)).astype(np.float32)
     start = Solver(target, random_wave(density.shape, 5), fourier.corner(support), None)
     start.run(parse("60*HIO + 20*ER"), FIXED, lambda _: None)
     start.constrain()
-    solver = Solver(target, start.density, start.support, widths)
+    solver = Solver(target, start.density, start.support, kernels)
     likelihoods = [solver.measure()[0]]
-    climb = Likelihood(target, solver.density, solver.support, widths)
+    climb = Likelihood(target, solver.density, solver.support, kernels)
     for _ in range(15):
         climb.iterate()
         likelihoods.append(solver.measure()[0])

@@ -103,6 +103,10 @@ def test_compiled_and_plain_kernels_agree():
     both(lambda k, w: k.project_blurred(w.reshape(-1), target.reshape(-1), calculated.reshape(-1)))
     both(lambda k, w: k.clear(w.reshape(-1), support.reshape(-1)))
     both(lambda k, w: k.update(w.reshape(-1), start[::-1].copy().reshape(-1), support.reshape(-1), 0.9, -0.8))
+    places, expected = np.array([0, 3, 50, 700]), np.array([1, 2, 0, 3], np.float32)
+    both(lambda k, w: k.pull(w.reshape(-1), places, expected, 0.4))
+    both(lambda k, w: k.total(w.reshape(-1), support.reshape(-1)))
+    both(lambda k, w: k.explained(target[:5].reshape(5, -1) ** 2, calculated[0].reshape(-1), np.arange(5.0)))
     both(lambda k, w: k.misfit(calculated.reshape(-1), target.reshape(-1)))
 
     def squared(kernels, wave):
@@ -116,7 +120,13 @@ def test_compiled_and_plain_kernels_agree():
         kernels.blur(calculated, out, three, one, seven)
         return out
 
+    def within(kernels, wave):
+        inside = np.empty(shape, bool)
+        kernels.within(wave.reshape(-1), support.reshape(-1), 3 - 2j, 0.5, inside.reshape(-1))
+        return inside
+
     both(squared)
+    both(within)
     both(blurred)
 
 
@@ -129,6 +139,41 @@ def test_a_measured_voxel_gets_its_amplitude_and_a_free_one_stays_within_its_bou
     np.testing.assert_allclose(np.abs(wave[4:]), 2, rtol=1e-5)
     np.testing.assert_allclose(np.angle(wave), np.angle(before), atol=1e-5)
     np.testing.assert_allclose(np.abs(wave[:4]), np.minimum(np.abs(before[:4]), 2.5), rtol=1e-5)
+
+
+def test_the_pull_changes_the_modulus_of_some_voxels_and_no_phase():
+    wave = random_wave((6, 7, 8))
+    wave[0, 0, 1] = 0
+    before = wave.copy()
+    places = np.array([1, 9, 200])
+    projections.pull(wave, places, np.array([5, 0, 2], np.float32), 0.3)
+    untouched = np.ones(wave.size, bool)
+    untouched[places] = False
+    np.testing.assert_array_equal(wave.ravel()[untouched], before.ravel()[untouched])
+    was = np.abs(before.ravel()[places])
+    np.testing.assert_allclose(np.abs(wave.ravel()[places]), 0.7 * was + 0.3 * np.array([5, 0, 2]), rtol=1e-5)
+    np.testing.assert_allclose(np.angle(wave.ravel()[places[1:]]), np.angle(before.ravel()[places[1:]]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("limit", "angle"), [(0.0, np.pi / 2), (0.7, 0.7), (2.5, 2.5), (np.pi, np.pi)])
+def test_a_phase_limit_keeps_the_support_within_an_angle_of_the_mean_phase(limit, angle):
+    wave = random_wave((8, 9, 10)) + np.complex64(0.4 * np.exp(2j))
+    support = np.random.default_rng(2).random(wave.shape) < 0.5
+    inside = projections.within_phase(wave, support, limit)
+    away = np.abs(np.angle(wave * np.conj(wave[support].sum())))
+    np.testing.assert_array_equal(inside, support & (away <= angle))
+    assert inside.sum() > 0.2 * support.sum()
+
+
+def test_a_convolution_is_periodic_and_separable():
+    volume = np.random.default_rng(0).random((7, 6, 8)).astype(np.float32)
+    kernels = tuple(np.array(k, np.float32) for k in ([1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.6, 0.1, 0.1]))
+    out = np.empty_like(volume)
+    projections.convolve(volume, out, kernels)
+    truth = volume
+    for axis, kernel in enumerate(kernels):
+        truth = sum(w * np.roll(truth, s - kernel.size // 2, axis) for s, w in enumerate(kernel))
+    np.testing.assert_allclose(out, truth, rtol=1e-5)
 
 
 def test_blur_is_a_periodic_gaussian():

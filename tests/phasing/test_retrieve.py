@@ -6,8 +6,6 @@ from braggd.config import PhasingConfig
 from braggd.errors import PhasingError
 from braggd.phasing import plain, projections
 from braggd.phasing.align import accuracy, align
-from braggd.phasing.coherence import fit_widths
-from braggd.phasing.projections import blur
 from braggd.phasing.retrieve import retrieve, warm_up
 
 SHORT = PhasingConfig(recipe="20*HIO + 10*ER", refine="10*ER", starts=2)
@@ -64,19 +62,6 @@ def test_a_guess_far_off_does_not_spoil_the_crystal(crystal):
     valid[:, 29:32] = False
     found = retrieve(np.sqrt(counts), valid, SHARP, guess=np.where(valid, 0, 30).astype(np.float32))
     assert accuracy(align(density, found.density).density, density) >= 90
-
-
-def test_the_widths_of_a_partially_coherent_beam_are_found(crystals):
-    density, _ = crystals.faceted(48, radius=8.0, phase=1.5, seed=2)
-    intensity = (np.abs(crystals.wave_of(density)) ** 2).astype(np.float32)
-    intensity *= 1e6 / intensity.max()
-    intensity = np.fft.ifftshift(intensity)
-    seen = np.empty_like(intensity)
-    blur(intensity, seen, (0.7, 0.4, 0.55))
-    widths = (0.4, 0.4, 0.4)
-    for _ in range(12):
-        widths = fit_widths(intensity, np.sqrt(seen), widths)
-    np.testing.assert_allclose(widths, (0.7, 0.4, 0.55), rtol=0.08)
 
 
 def test_retrieval_without_numba_finds_the_same_crystal(crystal, monkeypatch):

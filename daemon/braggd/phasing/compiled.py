@@ -21,6 +21,7 @@ T = TypeVar("T")
 _TINY = np.float32(1e-12)
 _FAINT = np.float32(1e-6)
 _SMALLEST = np.float32(1e-37)
+_PIECE = 1024
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _FASTMATH = {"nsz", "arcp", "contract", "reassoc", "afn"}  # not `nnan`, `ninf`: a NaN has to stay visible
 
@@ -52,6 +53,48 @@ def project_blurred(wave: NDArray[np.complex64], target: NDArray[np.float32], ca
         factor = abs(goal) / math.sqrt(max(calculated[i], _TINY))
         factor = factor if goal >= 0 else min(factor, _ONE)
         wave[i] = complex(wave[i].real * factor, wave[i].imag * factor)
+
+
+@_compile
+def pull(
+    wave: NDArray[np.complex64], places: NDArray[np.int64], amplitudes: NDArray[np.float32], weight: float
+) -> None:
+    """See `braggd.phasing.plain.pull`."""
+    share = np.float32(weight)
+    for i in prange(places.size):
+        value = wave[places[i]]
+        size = math.sqrt(value.real * value.real + value.imag * value.imag)
+        goal = (_ONE - share) * size + share * amplitudes[i]
+        factor = goal / size if size > 0 else _ZERO
+        wave[places[i]] = complex(value.real * factor if size > 0 else goal, value.imag * factor)
+
+
+@_compile
+def total(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> complex:
+    """See `braggd.phasing.plain.total`."""
+    real, imaginary = 0.0, 0.0
+    for i in prange(density.size):
+        if support[i]:
+            real += density[i].real
+            imaginary += density[i].imag
+    return complex(real, imaginary)
+
+
+@_compile
+def within(
+    density: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    direction: complex,
+    cosine: float,
+    inside: NDArray[np.bool_],
+) -> None:
+    """See `braggd.phasing.plain.within`."""
+    real, imaginary = np.float32(direction.real), np.float32(direction.imag)
+    least = np.float32(cosine) * math.sqrt(real * real + imaginary * imaginary)
+    for i in prange(density.size):
+        value = density[i]
+        size = math.sqrt(value.real * value.real + value.imag * value.imag)
+        inside[i] = support[i] and value.real * real + value.imag * imaginary >= least * size
 
 
 @_compile
@@ -174,6 +217,32 @@ def blur(
                 for d in range(2 * rx + 1):
                     total += kernel_x[d] * row[x + d]
                 target[z, y, x] = total
+
+
+@_compile
+def explained(
+    parts: NDArray[np.float32], observed: NDArray[np.float32], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """See `braggd.phasing.plain.explained`; in pieces that stay in the cache."""
+    number, size = parts.shape
+    pieces = (size + _PIECE - 1) // _PIECE
+    sums = np.zeros((pieces, number))
+    for piece in prange(pieces):
+        first = piece * _PIECE
+        length = min(_PIECE, size - first)
+        ratio = np.zeros(length, np.float32)
+        for part in range(number):
+            weight = np.float32(weights[part])
+            for i in range(length):
+                ratio[i] += weight * parts[part, first + i]
+        for i in range(length):
+            ratio[i] = observed[first + i] / max(ratio[i], _FAINT)
+        for part in range(number):
+            total = np.float32(0)
+            for i in range(length):
+                total += ratio[i] * parts[part, first + i]
+            sums[piece, part] = total
+    return np.sum(sums, axis=0)
 
 
 @_compile

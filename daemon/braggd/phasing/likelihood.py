@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import fourier, projections
-from braggd.phasing.coherence import Widths
-from braggd.phasing.projections import blur, flat, intensity, supported
+from braggd.phasing.projections import Kernels, convolve, flat, intensity, supported
 
 _FLOOR = 0.1  # photons
 _TRIALS = 4
@@ -28,7 +27,7 @@ class Likelihood:
     target: (z, y, x) float32, see `braggd.phasing.projections`; a free voxel only counts above its bound
     density: complex64, changed in place; zero outside the support from here on
     support: bool
-    widths: of the coherence blur, voxels; None: the beam is coherent
+    kernels: of the blur by partial coherence; None: the beam is coherent
 
     It keeps 4 complex64 and 4 float32 arrays of the volume's size; an iteration takes two Fourier transforms.
     """
@@ -38,9 +37,9 @@ class Likelihood:
         target: NDArray[np.float32],
         density: NDArray[np.complex64],
         support: NDArray[np.bool_],
-        widths: Widths | None,
+        kernels: Kernels | None,
     ) -> None:
-        self.target, self.density, self.support, self.widths = target, density, support, widths
+        self.target, self.density, self.support, self.kernels = target, density, support, kernels
         supported(density, support, density)
         self._wave = np.empty_like(density)
         fourier.forward(density, self._wave)
@@ -54,11 +53,11 @@ class Likelihood:
         target: NDArray[np.float32],
         density: NDArray[np.complex64],
         support: NDArray[np.bool_],
-        widths: Widths | None,
+        kernels: Kernels | None,
     ) -> bool:
         """Whether this is still about the same arrays and the same blur."""
         same = self.target is target and self.density is density and self.support is support
-        return same and self.widths == widths
+        return same and self.kernels is kernels
 
     def iterate(self) -> None:
         """One step along one direction."""
@@ -82,7 +81,7 @@ class Likelihood:
         intensity(self._wave, self._constant)
         self._blur(self._constant)
         projections.kernels.weigh(flat(self._constant), flat(self.target), _FLOOR, flat(self._linear))
-        self._blur(self._linear)  # a Gaussian is its own transpose
+        self._blur(self._linear)  # a symmetric kernel is its own transpose
         projections.kernels.scale(flat(self._wave), flat(self._linear), flat(self._gradient))
         fourier.inverse(self._gradient, self._gradient)
         supported(self._gradient, self.support, self._gradient)
@@ -105,8 +104,8 @@ class Likelihood:
         return best
 
     def _blur(self, array: NDArray[np.float32]) -> None:
-        if self.widths is not None:
-            blur(array, self._spare, self.widths)
+        if self.kernels is not None:
+            convolve(array, self._spare, self.kernels)
             array[...] = self._spare
 
 

@@ -35,6 +35,36 @@ def project_blurred(wave: NDArray[np.complex64], target: NDArray[np.float32], ca
     _rescale(wave, target, np.sqrt(np.maximum(calculated, _TINY)))
 
 
+def pull(
+    wave: NDArray[np.complex64], places: NDArray[np.int64], amplitudes: NDArray[np.float32], weight: float
+) -> None:
+    """In place, at those places: the modulus (1 - weight) |wave| + weight * amplitude, and the same phase; 0 has 0."""
+    some = wave[places]
+    size = np.abs(some)
+    share = np.float32(weight)
+    goal = (1 - share) * size + share * amplitudes
+    wave[places] = np.where(size == 0, goal, some * (goal / np.where(size == 0, 1, size)))
+
+
+def total(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> complex:
+    """The sum over the support."""
+    return complex(np.sum(density * support, dtype=np.complex128))
+
+
+def within(
+    density: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    direction: complex,
+    cosine: float,
+    inside: NDArray[np.bool_],
+) -> None:
+    """Write into inside where in the support the angle to the direction has at least that cosine."""
+    real, imaginary = np.float32(direction.real), np.float32(direction.imag)
+    least = np.float32(cosine) * np.sqrt(real * real + imaginary * imaginary)
+    along = density.real * real + density.imag * imaginary
+    inside[...] = support & (along >= least * np.abs(density))
+
+
 def clear(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> None:
     """In place: 0 outside the support."""
     density[~support] = 0
@@ -117,6 +147,18 @@ def blur(
     for axis, kernel in enumerate((kernel_z, kernel_y, kernel_x)):
         blurred = ndimage.correlate1d(blurred, kernel, axis=axis, mode="wrap")
     target[...] = blurred
+
+
+def explained(
+    parts: NDArray[np.float32], observed: NDArray[np.float32], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How much of what is observed each part explains, per unit of its weight: `sum of part * observed / model`.
+
+    parts: (part, voxel); observed: (voxel), photons; the model is the sum of the parts times their weights
+    """
+    model = np.tensordot(weights.astype(np.float32), parts, 1)
+    ratio = observed / np.maximum(model, _FAINT)
+    return np.asarray((parts * ratio).sum(axis=1, dtype=np.float64))
 
 
 def weigh(calculated: NDArray[np.float32], target: NDArray[np.float32], floor: float, out: NDArray[np.float32]) -> None:

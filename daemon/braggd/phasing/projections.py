@@ -7,6 +7,7 @@ A masked voxel is so never a measured zero.
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +39,9 @@ SF, solvent flipping: Abrahams & Leslie, Acta Cryst. D 52, 30 (1996), doi:10.110
     (2 P_support - 1) P_modulus in Marchesini, Rev. Sci. Instrum. 78, 011301 (2007), doi:10.1063/1.2403783, table I
 """
 
+Kernels = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+"""One symmetric one-dimensional kernel of odd length per axis, z, y, x, each of sum 1."""
+
 ALGORITHMS: tuple[str, ...] = (*MIXTURES, "CF", "DM", "ML")
 """Names in a recipe: also `charge_flip`, `difference_map`, and `braggd.phasing.likelihood`."""
 
@@ -66,6 +70,31 @@ def project_modulus(
         kernels.project_modulus(flat(wave), flat(target))
     else:
         kernels.project_blurred(flat(wave), flat(target), flat(calculated))
+
+
+def pull(
+    wave: NDArray[np.complex64], places: NDArray[np.int64], amplitudes: NDArray[np.float32], weight: float
+) -> None:
+    """Draw the modulus towards what is expected of voxels that were not measured, in place; the phase stays.
+
+    places: flat indices of them, each once; amplitudes: expected there
+    weight: 0..1; the modulus becomes (1 - weight) |wave| + weight * amplitude
+    """
+    kernels.pull(flat(wave), places, amplitudes, weight)
+
+
+def within_phase(projected: NDArray[np.complex64], support: NDArray[np.bool_], limit: float) -> NDArray[np.bool_]:
+    """Where the support's voxels have a phase no farther than the limit from their mean phase.
+
+    limit: rad, up to pi; 0 stands for positivity, which is pi/2: the real part, at mean phase 0, is not negative
+    The mean phase is that of the sum over the support.
+
+    Harder, Liang, Sun, Xia & Robinson, New J. Phys. 12, 035019 (2010), doi:10.1088/1367-2630/12/3/035019
+    """
+    inside = np.empty_like(support)
+    total = kernels.total(flat(projected), flat(support))
+    kernels.within(flat(projected), flat(support), total, math.cos(limit) if limit > 0 else 0.0, flat(inside))
+    return inside
 
 
 def update(
@@ -139,12 +168,26 @@ def misfit(calculated: NDArray[np.float32], target: NDArray[np.float32]) -> tupl
     return likelihood / max(1, measured), residual / max(total, 1e-30)
 
 
+def convolve(source: NDArray[np.float32], target: NDArray[np.float32], per_axis: Kernels) -> None:
+    """Convolve with a kernel per axis, periodically; target is not source."""
+    kernels.blur(source, target, *per_axis)
+
+
 def blur(source: NDArray[np.float32], target: NDArray[np.float32], widths: tuple[float, float, float]) -> None:
     """Convolve with a Gaussian, periodically; target is not source.
 
     widths: standard deviation per axis, voxels
     """
-    kernels.blur(source, target, *(_gaussian(width) for width in widths))
+    z, y, x = (gaussian(width) for width in widths)
+    convolve(source, target, (z, y, x))
+
+
+def gaussian(width: float) -> NDArray[np.float32]:
+    """A kernel of that standard deviation in voxels, cut off after three of them."""
+    radius = int(np.ceil(3 * width)) if width > 0.15 else 0
+    at = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (at / max(width, 1e-6)) ** 2)
+    return np.asarray(kernel / kernel.sum(), np.float32)
 
 
 def flat(array: NDArray[Any]) -> NDArray[Any]:
@@ -155,10 +198,3 @@ def flat(array: NDArray[Any]) -> NDArray[Any]:
     if not array.flags.c_contiguous:  # reshape would hand out a copy, and what is done to it would be lost
         raise ValueError("an array that is projected in place has to be C-contiguous")
     return array.reshape(-1)
-
-
-def _gaussian(width: float) -> NDArray[np.float32]:
-    radius = int(np.ceil(3 * width)) if width > 0.15 else 0
-    at = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (at / max(width, 1e-6)) ** 2)
-    return np.asarray(kernel / kernel.sum(), np.float32)
