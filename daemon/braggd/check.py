@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from braggd.config import Config
 from braggd.crystal.geometry import DIFFRACTOMETERS
 from braggd.errors import BraggdError
-from braggd.inference.inpaint import Filler, model_path
+from braggd.inference.filler import Filler
+from braggd.inference.inpaint import model_path
 from braggd.inference.session import open_session
 from braggd.phasing.recipe import parse
 from braggd.scan.detector import detector

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from braggd.example import example_scan
-from braggd.inference.inpaint import FORMAT
+from braggd.inference.filler import FORMAT
 from braggd.inference.slabs import CHANNELS
 
 

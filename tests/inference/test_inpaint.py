@@ -87,6 +87,15 @@ def test_the_network_sees_the_far_side_in_mirrored_order_and_what_was_measured(m
     np.testing.assert_allclose(done.counts[:, 38:44][taken], expected, rtol=1e-3, atol=1e-3)
 
 
+def test_inversion_averages_with_what_lies_on_the_far_side(measured, stripe, tmp_path, networks):
+    model = networks.filler(tmp_path / "copy.onnx", {0: 1.0, LEVEL: 1.0}, inversion=True)
+    done = inpaint(measured, stripe, config(model))
+    taken = painted(done, stripe)[:, 36:42]
+    mean = (np.log1p(measured[:, 35:36]) + np.log1p(measured[:, 42:43])) / 2
+    expected = np.broadcast_to(np.expm1(mean), (64, 6, 64))[taken]
+    np.testing.assert_allclose(done.counts[:, 36:42][taken], expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("widths", "offset"), [((6,), 0), ((3, 8), 1), ((12, 40), 3)])
 def test_a_gap_of_unknown_width_is_widened_to_the_next(measured, stripe, tmp_path, networks, widths, offset):
     """A network that answers the number of the plane."""

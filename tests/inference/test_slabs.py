@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from braggd.inference.slabs import CHANNELS, CONTEXT, WIDEST, lines_across, slabs_of
+from braggd.inference.slabs import CHANNELS, CONTEXT, WIDEST, inverted, lines_across, slabs_of
 
 
 def spans(measured, least=1):
@@ -46,6 +46,13 @@ def test_lines_are_ordered_away_from_the_gap_and_marked():
     np.testing.assert_array_equal(lines[CONTEXT : 2 * CONTEXT, 1, 1], np.arange(26, 42) - level)
     flags = lines[2 * CONTEXT : 4 * CONTEXT, 2, 3]
     assert np.flatnonzero(flags == 0).tolist() == [CONTEXT + 4]
+
+
+def test_inverted_lines_are_those_of_the_inverted_volume():
+    rng = np.random.default_rng(0)
+    logs, measured = rng.random((40, 5, 6)).astype(np.float32), rng.random((40, 5, 6)) < 0.8
+    turned = lines_across(logs[::-1, ::-1, ::-1], measured[::-1, ::-1, ::-1], 40 - 14, 40 - 9)
+    np.testing.assert_allclose(inverted(lines_across(logs, measured, 9, 14)), turned, atol=1e-6)
 
 
 def test_beyond_the_volume_nothing_counts_as_measured():

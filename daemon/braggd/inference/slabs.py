@@ -57,6 +57,12 @@ def lines_across(logs: Floats, measured: Bools, start: int, stop: int) -> Floats
     return made
 
 
+def inverted(lines: Floats) -> Floats:
+    """What `lines_across` would give of the volume inverted through its middle; (CHANNELS, u, v)."""
+    before, after, seen_before, seen_after, level = np.split(lines[:, ::-1, ::-1], np.arange(1, 5) * CONTEXT)
+    return np.concatenate([after, before, seen_after, seen_before, level])
+
+
 def slabs_of(missing: Bools, least: int) -> tuple[list[Slab], Bools]:
     """The slabs of what is missing, every voxel along the axis on which its gap is thinnest, or along several alike.
 

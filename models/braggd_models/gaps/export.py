@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from braggd.inference.inpaint import FORMAT
+from braggd.inference.filler import FORMAT
 from braggd.inference.slabs import CHANNELS
 from braggd_models.errors import TrainingError
 from braggd_models.gaps.linear import WIDTHS, Guesses
@@ -61,6 +61,7 @@ def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any]) 
         "widths": list(WIDTHS),
         "reach": REACH,
         "tile": 256,
+        "inversion": True,
         "parameters": sum(p.numel() for p in net.parameters())
         + sum(w.size for one in (guesses.logs, guesses.counts) for w in one.values()),
         "weights": "float16",

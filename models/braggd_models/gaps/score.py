@@ -118,7 +118,8 @@ def _held_out_text(scores: dict[tuple[int, str, str], dict[str, list[tuple[float
     return (
         f"1 - PCC in the gap against the noiseless intensity, mean over {size.crystals} atomistic crystals (60 000 "
         f"atoms, oversampling 2 to 5, 1e4 to 1e6 photons in the peak, Poisson noise), {size.side}^3 voxels. First "
-        "three columns: log(1 + counts); last three: counts. The best interpolation is the best of seven, in each row.\n\n"
+        "three columns: log(1 + counts); last three: counts. The best interpolation is the best of seven, row by row."
+        "\n\n"
         + table(head, rows)
     )
 
