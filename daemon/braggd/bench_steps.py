@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from braggd.errors import PhasingError
 from braggd.peers.interpreter import COHERE, PYNX, Installed, Peer, Stopwatch
-from braggd.phasing import fourier, projections
+from braggd.phasing import arrays, fourier, projections
 from braggd.phasing.recipe import Block
 from braggd.phasing.solver import Schedule, Solver
 from braggd.phasing.support import shrink_wrap
@@ -163,28 +164,38 @@ def _peer_steps(peer: Peer, stopwatch: Stopwatch | None) -> Iterator[Step]:
 
 
 def _gpu_steps(problem: Problem) -> Iterator[Step]:
-    """A GPU's transforms, and braggd's iterations on it once the solver runs there."""
-    yield Step(name="FFT pair, cuFFT", run=_cufft(problem), why_not="not measured", bound=True, device="GPU")
-    yield Step(name="ER iteration, GPU", run=None, why_not="not measured", count=BLOCK, device="GPU")
-
-
-def _cufft(problem: Problem) -> Run | None:
-    """A pair with plans that are kept, in place; None without CuPy or a GPU."""
-    if not importlib.util.find_spec("cupy"):
-        return None
-    cupy, cufft = importlib.import_module("cupy"), importlib.import_module("cupyx.scipy.fft")
+    """A GPU's transforms, in place and by a plan that is kept, and braggd's iterations on it."""
+    pair = partial(Step, name="FFT pair, cuFFT", device="GPU", bound=True)
+    iteration = partial(Step, name="ER iteration, GPU", device="GPU", count=BLOCK)
     try:
-        array = cupy.asarray(problem.density)
-    except cupy.cuda.runtime.CUDARuntimeError:
-        return None
-    plan = cufft.get_fft_plan(array)
+        arrays.choose("cuda")
+    except PhasingError:
+        yield pair(run=None, why_not="not measured")
+        yield iteration(run=None, why_not="not measured")
+        return
+    target, density, support = (
+        arrays.to_device(array, "cuda") for array in (problem.target, problem.density, problem.support)
+    )
+    cuda = importlib.import_module("braggd.phasing.cuda")
+    solver = Solver(target, density, support, None)
 
-    def pair() -> None:
-        with plan:
-            cufft.ifftn(cufft.fftn(array, overwrite_x=True), overwrite_x=True)
-        cupy.cuda.get_current_stream().synchronize()
+    nothing = density * 0  # which the missing factor leaves as it is
 
-    return _timed(pair)
+    def transform() -> None:
+        cuda.transform(nothing, nothing, back=False, scaled=False)
+        cuda.transform(nothing, nothing, back=True, scaled=False)
+
+    def iterate() -> None:
+        solver.run((Block(BLOCK, "ER"),), Schedule(support_every=0), lambda _: None)
+
+    yield pair(run=_timed(partial(_finish, transform)))
+    yield iteration(run=_timed(partial(_finish, iterate)))
+
+
+def _finish(run: Callable[[], None]) -> None:
+    """And wait for the GPU."""
+    run()
+    arrays.wait()
 
 
 def _timed(run: Callable[[], object]) -> Run:

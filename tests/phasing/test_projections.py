@@ -105,6 +105,8 @@ def test_compiled_and_plain_kernels_agree():
     both(lambda k, w: k.update(w.reshape(-1), start[::-1].copy().reshape(-1), support.reshape(-1), 0.9, -0.8))
     places, expected = np.array([0, 3, 50, 700]), np.array([1, 2, 0, 3], np.float32)
     both(lambda k, w: k.pull(w.reshape(-1), places, expected, 0.4))
+    both(lambda k, w: k.strength(w.reshape(-1), support.reshape(-1)))
+    both(lambda k, w: k.dot(w.reshape(-1), start[::-1].copy().reshape(-1)))
     both(lambda k, w: k.total(w.reshape(-1), support.reshape(-1)))
     both(lambda k, w: k.explained(target[:5].reshape(5, -1) ** 2, calculated[0].reshape(-1), np.arange(5.0)))
     both(lambda k, w: k.misfit(calculated.reshape(-1), target.reshape(-1)))

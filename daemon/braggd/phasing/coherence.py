@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import projections
+from braggd.phasing.arrays import namespace, to_host
 from braggd.phasing.projections import Kernels as Kernels
 from braggd.phasing.projections import convolve
 
@@ -46,25 +47,27 @@ def fit_kernels(calculated: NDArray[np.float32], target: NDArray[np.float32], ke
     A flat background and the scale of `calculated` are fitted along with each kernel, and forgotten: else, the tails
     would take them up.
     """
-    window = np.ix_(*(_middle(size) for size in target.shape))
-    near, seen = np.ascontiguousarray(calculated[window]), target[window]
-    measured = np.asarray(seen >= 0, np.float32)
+    xp = namespace(target)
+    window = xp.ix_(*(xp.asarray(_middle(size)) for size in target.shape))
+    near, seen = xp.ascontiguousarray(calculated[window]), target[window]
+    measured = (seen >= 0).astype(np.float32)
     for axis, (size, cut) in enumerate(zip(target.shape, seen.shape, strict=True)):
         if cut < size:  # what lies beyond the window's edges, which meet there, is not known
             measured.swapaxes(0, axis)[cut - cut // 2 - RADIUS : cut - cut // 2 + RADIUS] = 0
-    found = [_untrimmed(kernel) for kernel in kernels]
+    found = [xp.pad(xp.asarray(kernel), RADIUS - kernel.size // 2) for kernel in kernels]
     delta = np.ones(1, np.float32)
-    others = np.empty_like(near)
+    others = xp.empty_like(near)
     for axis in range(3):
-        convolve(near, others, tuple(delta if a == axis else found[a] for a in range(3)))  # type: ignore[arg-type]
+        z, y, x = (delta if a == axis else found[a] for a in range(3))
+        convolve(near, others, (z, y, x))
         found[axis] = _fitted(others, seen * seen * measured, measured, found[axis], axis)
-    z, y, x = (_trimmed(kernel) for kernel in found)
+    z, y, x = (_trimmed(kernel) if xp is np else kernel for kernel in found)  # on a GPU it would have to be waited for
     return z, y, x
 
 
 def widths(kernels: Kernels) -> tuple[float, float, float]:
     """The standard deviation of each kernel, voxels."""
-    z, y, x = (float(np.sqrt(_variance(np.asarray(kernel, np.float64)))) for kernel in kernels)
+    z, y, x = (float(np.sqrt(_variance(to_host(kernel).astype(np.float64)))) for kernel in kernels)
     return z, y, x
 
 
@@ -76,39 +79,36 @@ def _fitted(
     axis: int,
 ) -> NDArray[np.float32]:
     """The kernel of that axis, the intensity being convolved with those of the others."""
-    pairs = (np.roll(others, s, axis) + np.roll(others, -s, axis) for s in range(RADIUS + 1))
-    parts = np.stack([part.reshape(-1) for part in (*(0.5 * measured * pair for pair in pairs), measured)])
-    totals = np.maximum(parts.sum(axis=1, dtype=np.float64), _DARK)
+    xp, on = namespace(others), projections.kernels_for(others)
+    pairs = (xp.roll(others, s, axis) + xp.roll(others, -s, axis) for s in range(RADIUS + 1))
+    parts = xp.stack([part.reshape(-1) for part in (*(0.5 * measured * pair for pair in pairs), measured)])
+    totals = xp.maximum(parts.sum(axis=1, dtype=np.float64), _DARK)
     observed = counts.reshape(-1)
     photons = observed.sum(dtype=np.float64)
-    weights = np.empty(len(parts))
-    weights[:-1] = np.maximum(kernel[RADIUS:], _LEAST) * np.where(np.arange(RADIUS + 1) == 0, 1, 2)
-    weights[:-1] *= photons / (weights[:-1] @ totals[:-1])
-    weights[-1] = _LEAST * photons / totals[-1]
+    tails = xp.maximum(kernel[RADIUS:].astype(np.float64), _LEAST)
+    tails[1:] *= 2
+    weights = xp.append(tails * (photons / xp.sum(tails * totals[:-1])), _LEAST * photons / totals[-1:])
     for _ in range(_UPDATES):
-        weights *= (projections.kernels.explained(parts, observed, weights) / totals) ** _POWER
-        weights *= photons / np.maximum(weights @ totals, _TINY)
+        weights *= (on.explained(parts, observed, weights) / totals) ** _POWER
+        weights *= photons / xp.maximum(xp.sum(weights * totals), _TINY)
     weights[0] += _TINY  # without a photon, the beam is coherent
     half = weights[:-1] / weights[:-1].sum()
     half[1:] /= 2
-    return _narrowed(np.concatenate([half[:0:-1], half]))
+    return _narrowed(xp.concatenate([half[:0:-1], half]))
 
 
-def _narrowed(kernel: NDArray[Any]) -> NDArray[np.float32]:
+def _narrowed(kernel: NDArray[np.float64]) -> NDArray[np.float32]:
     """No wider than WIDEST: with so much of it taken back to the middle."""
-    share = min(1.0, WIDEST**2 / max(_variance(kernel), 1e-12))
+    share = namespace(kernel).minimum(1.0, WIDEST**2 / (_variance(kernel) + _TINY))
     narrowed = kernel * share
     narrowed[kernel.size // 2] += 1 - share
-    return np.asarray(narrowed, np.float32)
+    result: NDArray[np.float32] = narrowed.astype(np.float32)
+    return result
 
 
 def _variance(kernel: NDArray[Any]) -> Any:
-    at = np.arange(kernel.size) - kernel.size // 2
-    return np.sum(kernel * at**2) / np.sum(kernel)
-
-
-def _untrimmed(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.pad(kernel, RADIUS - kernel.size // 2)
+    at = namespace(kernel).arange(kernel.size) - kernel.size // 2
+    return (kernel * at**2).sum() / kernel.sum()
 
 
 def _trimmed(kernel: NDArray[np.float32]) -> NDArray[np.float32]:

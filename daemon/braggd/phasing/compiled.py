@@ -15,6 +15,9 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
+from braggd.phasing.plain import newton as newton
+from braggd.phasing.plain import share as share
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -120,6 +123,18 @@ def update(
             density[i] = projected[i]
         else:
             density[i] = a * density[i] + b * projected[i]
+
+
+@_compile
+def strength(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> float:
+    """See `braggd.phasing.plain.strength`."""
+    power, number = 0.0, 0
+    for i in prange(density.size):
+        if support[i]:
+            value = density[i]
+            power += np.float64(value.real) * value.real + np.float64(value.imag) * value.imag
+            number += 1
+    return math.sqrt(power / max(number, 1))
 
 
 @_compile
@@ -242,7 +257,8 @@ def explained(
             for i in range(length):
                 total += ratio[i] * parts[part, first + i]
             sums[piece, part] = total
-    return np.sum(sums, axis=0)
+    explaining: NDArray[np.float64] = np.sum(sums, axis=0)
+    return explaining
 
 
 @_compile
@@ -301,6 +317,15 @@ def slope(
             second += 2 * quadratic[i] * (1 - ratio) + ratio * usual
             likely += usual
     return first, second, likely
+
+
+@_compile
+def dot(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
+    """See `braggd.phasing.plain.dot`."""
+    product = 0.0
+    for i in prange(one.size):
+        product += np.float64(one[i].real) * other[i].real + np.float64(one[i].imag) * other[i].imag
+    return product
 
 
 @_compile

@@ -3,14 +3,15 @@
 Sign and scale are numpy's: `forward` is exp(-2 pi i k.x / n) without a factor, `inverse` carries 1/N. Both work with
 the zero frequency at [0, 0, 0]; `corner` and `centre` move it there and back.
 
-mkl_fft or scipy.fft runs them, whichever is faster for the shape on this machine, and scipy.fft where there is no
-mkl_fft (it is for x86-64). MKL and OpenMP threads spin while they wait, and two libraries that both spin slow each
-other down: the process that phases should be started with OMP_WAIT_POLICY=passive in its environment, since it is read
-once, when the libraries are loaded.
+Arrays on a GPU are transformed there, by cuFFT; others by mkl_fft or scipy.fft, whichever is faster for the shape on
+this machine, and scipy.fft where there is no mkl_fft (it is for x86-64). MKL and OpenMP threads spin while they wait,
+and two libraries that both spin slow each other down: the process that phases should be started with
+OMP_WAIT_POLICY=passive in its environment, since it is read once, when the libraries are loaded.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import time
@@ -21,6 +22,8 @@ from typing import Any
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
+
+from braggd.phasing.arrays import namespace
 
 try:
     import mkl_fft
@@ -40,7 +43,7 @@ def forward(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> Non
 
     source, target: (z, y, x) complex64, C-contiguous, zero frequency at [0, 0, 0]
     """
-    LIBRARIES[library(source.shape)](source, target, False)
+    _transform(source, target, back=False)
 
 
 def inverse(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> None:
@@ -48,7 +51,7 @@ def inverse(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> Non
 
     source, target: (z, y, x) complex64, C-contiguous, zero frequency at [0, 0, 0]
     """
-    LIBRARIES[library(source.shape)](source, target, True)
+    _transform(source, target, back=True)
 
 
 @lru_cache(maxsize=64)
@@ -75,14 +78,25 @@ def library(shape: tuple[int, ...]) -> str:
     return chosen
 
 
+def _transform(source: NDArray[np.complex64], target: NDArray[np.complex64], *, back: bool) -> None:
+    if isinstance(source, np.ndarray):
+        LIBRARIES[library(source.shape)](source, target, back)
+    else:
+        importlib.import_module("braggd.phasing.cuda").transform(source, target, back=back)
+
+
 def corner(array: NDArray[Any]) -> NDArray[Any]:
     """Move the zero frequency (or the middle of an object) from the array's centre to [0, 0, 0]."""
-    return np.ascontiguousarray(np.fft.ifftshift(array))
+    xp = namespace(array)
+    moved: NDArray[Any] = xp.ascontiguousarray(xp.fft.ifftshift(array))
+    return moved
 
 
 def centre(array: NDArray[Any]) -> NDArray[Any]:
     """Move the zero frequency (or the middle of an object) from [0, 0, 0] to the array's centre."""
-    return np.ascontiguousarray(np.fft.fftshift(array))
+    xp = namespace(array)
+    moved: NDArray[Any] = xp.ascontiguousarray(xp.fft.fftshift(array))
+    return moved
 
 
 def good_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -11,10 +11,13 @@ A small floor is added to n and to I: the minimum stays where both agree, and a 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import fourier, projections
+from braggd.phasing.arrays import namespace
 from braggd.phasing.projections import Kernels, convolve, flat, intensity, supported
 
 _FLOOR = 0.1  # photons
@@ -40,12 +43,13 @@ class Likelihood:
         kernels: Kernels | None,
     ) -> None:
         self.target, self.density, self.support, self.kernels = target, density, support, kernels
+        self._on = projections.kernels_for(density)
         supported(density, support, density)
         self._wave = np.empty_like(density)
         fourier.forward(density, self._wave)
-        self._gradient, self._before = np.empty_like(density), np.empty_like(density)
+        self._gradient, self._before = np.empty_like(density), np.zeros_like(density)
         self._direction = np.zeros_like(density)
-        self._norm = 0.0  # of the gradient before, squared
+        self._norm: Any = 0.0  # of the gradient before, squared; as all sums, it stays where the arrays are
         self._constant, self._linear, self._quadratic, self._spare = (np.empty_like(target) for _ in range(4))
 
     def fits(
@@ -62,52 +66,39 @@ class Likelihood:
     def iterate(self) -> None:
         """One step along one direction."""
         self._find_gradient()
-        norm = _product(self._gradient, self._gradient)
-        if norm == 0:
-            return
-        share = max(0.0, (norm - _product(self._gradient, self._before)) / self._norm) if self._norm else 0.0
-        projections.kernels.turn(flat(self._direction), flat(self._gradient), share)
-        if _product(self._direction, self._gradient) >= 0:  # uphill: begin anew with the gradient itself
-            projections.kernels.turn(flat(self._direction), flat(self._gradient), 0.0)
+        on, gradient, direction = self._on, flat(self._gradient), flat(self._direction)
+        norm = on.dot(gradient, gradient)
+        share = on.share(norm, on.dot(gradient, flat(self._before)), self._norm, on.dot(direction, gradient))
+        on.turn(direction, gradient, share)
         self._gradient, self._before, self._norm = self._before, self._gradient, norm
         change = self._gradient  # which is not needed any more
         fourier.forward(self._direction, change)
         step = self._search(change)
-        projections.kernels.add(flat(self.density), step, flat(self._direction))
-        projections.kernels.add(flat(self._wave), step, flat(change))
+        on.add(flat(self.density), step, direction)
+        on.add(flat(self._wave), step, flat(change))
 
     def _find_gradient(self) -> None:
         """Also leaves the present intensity in `_constant`."""
         intensity(self._wave, self._constant)
         self._blur(self._constant)
-        projections.kernels.weigh(flat(self._constant), flat(self.target), _FLOOR, flat(self._linear))
+        self._on.weigh(flat(self._constant), flat(self.target), _FLOOR, flat(self._linear))
         self._blur(self._linear)  # a symmetric kernel is its own transpose
-        projections.kernels.scale(flat(self._wave), flat(self._linear), flat(self._gradient))
+        self._on.scale(flat(self._wave), flat(self._linear), flat(self._gradient))
         fourier.inverse(self._gradient, self._gradient)
         supported(self._gradient, self.support, self._gradient)
 
-    def _search(self, change: NDArray[np.complex64]) -> float:
+    def _search(self, change: NDArray[np.complex64]) -> Any:
         """The step to the minimum along the line, by Newton's method; where L bends down, by the expected curvature."""
-        projections.kernels.expand(flat(self._wave), flat(change), flat(self._linear), flat(self._quadratic))
+        self._on.expand(flat(self._wave), flat(change), flat(self._linear), flat(self._quadratic))
         self._blur(self._linear)
         self._blur(self._quadratic)
         parts = [flat(array) for array in (self._constant, self._linear, self._quadratic, self.target)]
-        step, low, high, best, least = 0.0, 0.0, np.inf, 0.0, np.inf
+        state = namespace(change).asarray([0.0, 0.0, np.inf, 0.0, np.inf])  # see `braggd.phasing.plain.newton`
         for trial in range(_TRIALS):
-            first, second, expected = projections.kernels.slope(*parts, step, _FLOOR)
-            low, high = (step, high) if first < 0 else (low, step)
-            if trial and abs(first) < least:
-                best, least = step, abs(first)
-            step -= first / max(second, 0.1 * expected, 1e-30)
-            if not low < step < high:
-                step = (low + high) / 2 if np.isfinite(high) else 2 * low
-        return best
+            self._on.newton(state, self._on.slope(*parts, state[0], _FLOOR), trial > 0)
+        return state[3]
 
     def _blur(self, array: NDArray[np.float32]) -> None:
         if self.kernels is not None:
             convolve(array, self._spare, self.kernels)
             array[...] = self._spare
-
-
-def _product(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
-    return float(np.vdot(one, other).real)

@@ -6,6 +6,8 @@ measured, the wave is free, and its modulus may grow up to -target.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -85,6 +87,12 @@ def update(
     mixed = np.float32(keep) * density[outside] + np.float32(feedback) * projected[outside]
     density[...] = projected
     density[outside] = mixed
+
+
+def strength(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> float:
+    """The root of the mean of |density|^2 over the support; 0 where it is empty."""
+    inside = density[support].astype(np.complex128)
+    return math.sqrt(float(np.vdot(inside, inside).real) / max(1, inside.size))
 
 
 def flip(
@@ -206,6 +214,38 @@ def slope(
     first = float(np.sum(rise * (1 - ratio)))
     likely = rise * rise / expected
     return first, float(np.sum(bend * (1 - ratio) + ratio * likely)), float(likely.sum())
+
+
+def newton(state: NDArray[np.float64], slopes: tuple[float, float, float], begun: bool) -> None:
+    """One step of Newton's method to where the first slope is 0, within the bracket known so far.
+
+    state: step, low and high end of the bracket, the best step yet and its slope's modulus; changed in place
+    slopes: of `slope`, at the step; begun: whether that step may be the best
+    """
+    step, low, high, best, least = (float(value) for value in state)
+    first, second, expected = slopes
+    low, high = (step, high) if first < 0 else (low, step)
+    if begun and abs(first) < least:
+        best, least = step, abs(first)
+    step -= first / max(second, 0.1 * expected, 1e-30)
+    if not low < step < high:
+        step = (low + high) / 2 if np.isfinite(high) else 2 * low
+    state[:] = step, low, high, best, least
+
+
+def dot(one: NDArray[np.complex64], other: NDArray[np.complex64]) -> float:
+    """The real part of the scalar product."""
+    return float(np.vdot(one, other).real)
+
+
+def share(norm: float, product: float, last: float, slope_before: float) -> float:
+    """How much of the direction before goes into the next one, after Polak and Ribiere; 0 where that would lead uphill.
+
+    norm: of the gradient, squared; last: of the one before, 0 at the beginning; product: of the two
+    slope_before: product of the direction before and the gradient
+    """
+    part = max(0.0, (norm - product) / last) if last > 0 else 0.0
+    return part if part * slope_before < norm else 0.0
 
 
 def add(array: NDArray[np.complex64], step: float, change: NDArray[np.complex64]) -> None:

@@ -1,4 +1,4 @@
-"""The projections of phase retrieval, in place, on whichever kernels this machine has.
+"""The projections of phase retrieval, in place, by the kernels that fit: compiled, plain, or a GPU's for its arrays.
 
 Arrays are (z, y, x), C-contiguous, with the zero frequency at [0, 0, 0]. A `target` (float32) says what was measured:
 the amplitude where it is >= 0, and where it is negative, that the wave is free up to a modulus of -target.
@@ -7,6 +7,7 @@ A masked voxel is so never a measured zero.
 
 from __future__ import annotations
 
+import importlib
 import math
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import plain
+from braggd.phasing.arrays import namespace, to_host
 
 kernels: ModuleType
 try:
@@ -67,9 +69,9 @@ def project_modulus(
     calculated: the wave's intensity as a partially coherent beam shows it, None for a coherent one
     """
     if calculated is None:
-        kernels.project_modulus(flat(wave), flat(target))
+        kernels_for(wave).project_modulus(flat(wave), flat(target))
     else:
-        kernels.project_blurred(flat(wave), flat(target), flat(calculated))
+        kernels_for(wave).project_blurred(flat(wave), flat(target), flat(calculated))
 
 
 def pull(
@@ -77,10 +79,10 @@ def pull(
 ) -> None:
     """Draw the modulus towards what is expected of voxels that were not measured, in place; the phase stays.
 
-    places: flat indices of them, each once; amplitudes: expected there
+    places: flat indices of them, each once; amplitudes: expected there; both where the wave is
     weight: 0..1; the modulus becomes (1 - weight) |wave| + weight * amplitude
     """
-    kernels.pull(flat(wave), places, amplitudes, weight)
+    kernels_for(wave).pull(flat(wave), places, amplitudes, weight)
 
 
 def within_phase(projected: NDArray[np.complex64], support: NDArray[np.bool_], limit: float) -> NDArray[np.bool_]:
@@ -92,8 +94,10 @@ def within_phase(projected: NDArray[np.complex64], support: NDArray[np.bool_], l
     Harder, Liang, Sun, Xia & Robinson, New J. Phys. 12, 035019 (2010), doi:10.1088/1367-2630/12/3/035019
     """
     inside = np.empty_like(support)
-    total = kernels.total(flat(projected), flat(support))
-    kernels.within(flat(projected), flat(support), total, math.cos(limit) if limit > 0 else 0.0, flat(inside))
+    total = kernels_for(projected).total(flat(projected), flat(support))
+    kernels_for(projected).within(
+        flat(projected), flat(support), total, math.cos(limit) if limit > 0 else 0.0, flat(inside)
+    )
     return inside
 
 
@@ -106,9 +110,9 @@ def update(
     algorithm: a key of MIXTURES
     """
     if density is projected and MIXTURES[algorithm] == (0.0, 0.0):
-        kernels.clear(flat(density), flat(support))
+        kernels_for(density).clear(flat(density), flat(support))
     else:
-        kernels.update(flat(density), flat(projected), flat(support), *MIXTURES[algorithm])
+        kernels_for(density).update(flat(density), flat(projected), flat(support), *MIXTURES[algorithm])
 
 
 def charge_flip(density: NDArray[np.complex64], projected: NDArray[np.complex64], support: NDArray[np.bool_]) -> None:
@@ -119,14 +123,14 @@ def charge_flip(density: NDArray[np.complex64], projected: NDArray[np.complex64]
     Oszlanyi & Suto, Acta Cryst. A 60, 134 (2004), doi:10.1107/S0108767303027569, whose density is real and positive:
     of a complex one the modulus is compared
     """
-    inside = projected[support]
-    strength = float(np.vdot(inside, inside).real) / max(1, inside.size)
-    kernels.flip(flat(density), flat(projected), flat(support), _FLIP_BELOW * strength**0.5)
+    on = kernels_for(density)
+    strength = on.strength(flat(projected), flat(support))
+    on.flip(flat(density), flat(projected), flat(support), _FLIP_BELOW * strength)
 
 
 def relaxed(density: NDArray[np.complex64], support: NDArray[np.bool_], out: NDArray[np.complex64]) -> None:
     """DM's `(1 - 1/beta) P_support + 1/beta`, whose result its second projection onto the modulus begins with."""
-    kernels.spread(flat(density), flat(support), 1 / BETA, flat(out))
+    kernels_for(density).spread(flat(density), flat(support), 1 / BETA, flat(out))
 
 
 def difference_map(
@@ -141,20 +145,20 @@ def difference_map(
 
     Elser, J. Opt. Soc. Am. A 20, 40 (2003), doi:10.1364/JOSAA.20.000040, with gamma = -1/beta and 1/beta
     """
-    kernels.difference(flat(density), flat(projected), flat(other), flat(support), BETA)
+    kernels_for(density).difference(flat(density), flat(projected), flat(other), flat(support), BETA)
 
 
 def supported(density: NDArray[np.complex64], support: NDArray[np.bool_], out: NDArray[np.complex64]) -> None:
     """Write the density into out, and 0 outside the support; out may be density."""
     if out is density:
-        kernels.clear(flat(density), flat(support))
+        kernels_for(density).clear(flat(density), flat(support))
     else:
-        kernels.spread(flat(density), flat(support), 0.0, flat(out))
+        kernels_for(density).spread(flat(density), flat(support), 0.0, flat(out))
 
 
 def intensity(wave: NDArray[np.complex64], out: NDArray[np.float32]) -> None:
     """Write |wave|^2 into out."""
-    kernels.square(flat(wave), flat(out))
+    kernels_for(wave).square(flat(wave), flat(out))
 
 
 def misfit(calculated: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[float, float]:
@@ -164,13 +168,17 @@ def misfit(calculated: NDArray[np.float32], target: NDArray[np.float32]) -> tupl
 
     Favre-Nicolin, Leake & Chushkin, Sci. Rep. 10, 2664 (2020), doi:10.1038/s41598-020-57561-2
     """
-    likelihood, residual, total, measured = kernels.misfit(flat(calculated), flat(target))
+    sums = kernels_for(calculated).misfit(flat(calculated), flat(target))
+    likelihood, residual, total, measured = (
+        float(value) for value in (sums if isinstance(sums, tuple) else to_host(sums))
+    )
     return likelihood / max(1, measured), residual / max(total, 1e-30)
 
 
 def convolve(source: NDArray[np.float32], target: NDArray[np.float32], per_axis: Kernels) -> None:
     """Convolve with a kernel per axis, periodically; target is not source."""
-    kernels.blur(source, target, *per_axis)
+    xp = namespace(source)
+    kernels_for(source).blur(source, target, *(xp.asarray(kernel) for kernel in per_axis))
 
 
 def blur(source: NDArray[np.float32], target: NDArray[np.float32], widths: tuple[float, float, float]) -> None:
@@ -188,6 +196,11 @@ def gaussian(width: float) -> NDArray[np.float32]:
     at = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 * (at / max(width, 1e-6)) ** 2)
     return np.asarray(kernel / kernel.sum(), np.float32)
+
+
+def kernels_for(array: NDArray[Any]) -> ModuleType:
+    """The kernels that work where the array is."""
+    return kernels if isinstance(array, np.ndarray) else importlib.import_module("braggd.phasing.cuda")
 
 
 def flat(array: NDArray[Any]) -> NDArray[Any]:
