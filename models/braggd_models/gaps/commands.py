@@ -66,7 +66,7 @@ def train_patches(
     from braggd_models.gaps.study import train_patch_net
 
     _talk()
-    place = folder or FOLDER / f"gaps-patch-{width}"
+    place = folder or FOLDER / f"gaps-patches-{width}"
     run = train_patch_net(place, width, minutes, seed=seed, threads=threads, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
 

@@ -60,7 +60,7 @@ def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any]) 
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "widths": list(WIDTHS),
         "reach": REACH,
-        "tile": 256,
+        "tile": 64,
         "inversion": True,
         "parameters": sum(p.numel() for p in net.parameters())
         + sum(w.size for one in (guesses.logs, guesses.counts) for w in one.values()),

@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 
 RECIPE = replace(
     REAL,
-    stretch=1.8,
+    stretch=2.6,
     peak_counts=(5e2, 3e7),
     gap="none",
     dead_pixels=0,
@@ -34,6 +34,9 @@ RECIPE = replace(
 
 # The gap must hold more photons per voxel than this, or there is nothing to learn.
 _FAINT = 0.1
+# Share of scans with uneven pixels, and the largest relative rms.
+_UNEVEN_SHARE = 0.4
+_UNEVEN = 0.15
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,7 +62,12 @@ def crystal(rng: np.random.Generator, recipe: Recipe = RECIPE) -> Simulated:
     """A gap-free scan of any shape, its peak in the middle or far from it."""
     shape = rng.choice((48, 56, 64, 72, 80), 3)
     far = 0.35 * float(shape.min()) if rng.random() < 0.4 else 0.5
-    return random_crystal(rng, recipe, shape=tuple(int(n) for n in shape), off_peak=far)
+    made = random_crystal(rng, recipe, shape=tuple(int(n) for n in shape), off_peak=far)
+    if rng.random() > _UNEVEN_SHARE:
+        return made
+    # pixels that count unevenly, as where no flat field was divided out
+    gain = np.exp(_UNEVEN * rng.random() ** 2 * rng.standard_normal(made.counts.shape[1:], np.float32))
+    return replace(made, counts=made.counts * gain)
 
 
 def sample(made: Simulated, width: int, rng: np.random.Generator, *, plain: bool = False) -> Sample | None:
