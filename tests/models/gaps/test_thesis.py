@@ -29,7 +29,8 @@ def test_the_patch_network_has_the_parameters_and_the_bottleneck_of_the_thesis()
     assert count(net) == pytest.approx(2.77e6, rel=0.001)
     sizes = []
     net.encoder[-1].register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape)))
-    painted = net(torch.rand(1, 1, SIDE, SIDE, SIDE))
+    with torch.no_grad():
+        painted = net(torch.rand(1, 1, SIDE, SIDE, SIDE))
     assert sizes == [(1, 478, 4, 4, 4)]  # pooled to 2 x 2 x 2
     assert painted.shape == (1, 1, SIDE, SIDE, SIDE)
     assert 0 <= float(painted.min()) <= float(painted.max()) <= 1
