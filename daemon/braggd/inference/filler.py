@@ -68,6 +68,7 @@ class Filler:
         """Log counts of the slabs' voxels and their standard deviation; infinite where no slab is.
 
         logs: (step, row, column) log(1 + counts), gaps filled somehow; measured: the same shape
+        slabs: none wider than the widest that is known
         """
         total, spread, weight = (np.zeros(logs.shape, np.float32) for _ in range(3))
         for slab in slabs:
@@ -115,9 +116,7 @@ class Filler:
     def _widened(self, slab: Slab, size: int) -> tuple[int, int]:
         """The planes of a slab and of so many beside it that the network knows the width."""
         width = slab.stop - slab.start
-        goal = next((known for known in self.widths if known >= width), 0)
-        if not goal:
-            raise ModelError(f"{self.session.model}: knows gaps of at most {self.widths[-1]} pixels, not {width}")
+        goal = next(known for known in self.widths if known >= width)
         start = min(max(0, slab.start - (goal - width) // 2), max(0, size - goal))
         return start, start + goal
 

@@ -66,7 +66,7 @@ def inpaint(counts: NDArray[np.generic], valid: NDArray[np.bool_], config: Infer
     config: `inpaint_model` names the network
 
     A network that is missing, does not fit or fails is replaced by interpolation, with a warning. Interpolation also
-    fills gaps without signal around them, single pixels, gaps wider than `slabs.WIDEST` and what is open on one side.
+    fills gaps without signal around them, single pixels, gaps wider than the network knows and what is open on one side.
     Raises ModelError where nothing at all was measured.
     """
     began = time.perf_counter()
@@ -128,7 +128,8 @@ def _by_network(start: Inpainted, measured: Bools, config: InferenceConfig) -> I
     # Where gaps cross, no line across begins at what was measured; it does at what the first pass has painted.
     for _ in range(2):
         slabs, buried = slabs_of(missing, least)
-        painted, left = filler.fill(logs, measured, [lit for slab in slabs if (lit := _lit(slab, wanted)).lines.any()])
+        known = [_lit(slab, wanted) for slab in slabs if slab.stop - slab.start <= filler.widths[-1]]
+        painted, left = filler.fill(logs, measured, [slab for slab in known if slab.lines.any()])
         now = np.isfinite(left)
         logs[now], sigma[now] = np.clip(painted[now], 0, ceiling), left[now]
         missing, least = buried, 1

@@ -47,7 +47,7 @@ class Size:
     minutes: float = 20.0
 
 
-QUICK = Size(crystals=4, side=96, positions=20, minutes=3.0)
+QUICK = Size(crystals=4, side=96, positions=20, minutes=2.0)
 
 
 @dataclass(slots=True)
@@ -271,14 +271,14 @@ def trends(model: str, size: Size) -> Part:
         for sampling in samplings:
             side = round(16 * sampling / 2) * 2  # the same extent in q
             found = []
-            for number in range(max(3, size.crystals // 2)):
+            for number in range(max(2, size.crystals // 2)):
                 made = random_crystal(
                     HELD_OUT_SEED + 700 + number, shape=(side,) * 3, oversampling=(sampling, sampling),
                     peak_counts=(1e5, 1e5), stretch=1.0, shear=0.0,
                 )  # fmt: skip
                 found += [
                     _pcc(fill, made.counts, made.noiseless, start, width)
-                    for start in range(4, side - width - 4, max(2, side // 6))
+                    for start in range(4, side - width - 4, max(2, side // 4))
                 ]
             means.append(float(np.nanmean(found)))
         curves[f"{width} px"] = (list(samplings), means)
