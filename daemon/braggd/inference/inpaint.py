@@ -66,7 +66,7 @@ def inpaint(counts: NDArray[np.generic], valid: NDArray[np.bool_], config: Infer
     config: `inpaint_model` names the network
 
     A network that is missing, does not fit or fails is replaced by interpolation, with a warning. Interpolation also
-    fills gaps without signal around them, single pixels, gaps wider than the network knows and what is open on one side.
+    fills gaps without signal around them, single pixels, gaps wider than the network knows and those open on one side.
     Raises ModelError where nothing at all was measured.
     """
     began = time.perf_counter()

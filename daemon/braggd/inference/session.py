@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -187,9 +188,9 @@ def _create(model: Path, providers: Sequence[str], engines: Path, threads: int) 
     # What is wrong comes as an exception, and is said in our words.
     options.log_severity_level = 4
     runtime.set_default_logger_severity(4)
-    if threads:
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+    # ONNX Runtime counts the machine's cores by itself, but gets virtual machines and containers wrong.
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
     # Idle threads that spin would take the cores that receive frames.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for first, provider in enumerate(providers):
