@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from braggd.bench_compare import evaluate, repeatability
-from braggd.bench_engines import ENGINES, Task, gaussian_psf, problem_for_pynx
+from braggd.bench_engines import ENGINES, Task, point_spread, problem_for_pynx
 from braggd.errors import BraggdError
 from braggd.peers.interpreter import PYNX, locate
 from braggd.peers.pynx_exchange import Found, read_result
 from braggd.phasing import fourier
 from braggd.phasing.align import twin_of
 from braggd.phasing.free import free_voxels
-from braggd.phasing.projections import blur
-from braggd.phasing.support import from_autocorrelation
+from braggd.phasing.projections import blur, gaussian
+from braggd.phasing.support import first_support
 
 SHAPE = (32, 32, 32)
 WIDTHS = (0.5, 0.4, 0.6)
@@ -29,6 +29,10 @@ def crystal(seed=0):
     density = support * np.exp(1j * (0.08 * z * x + 0.02 * y * y + 0.1 * seed * y))
     density *= np.sqrt(1e6 / density.size / np.sum(np.abs(density) ** 2))
     return density.astype(np.complex64), support, intensity(density)
+
+
+def gaussian_psf():
+    return point_spread(tuple(gaussian(width) for width in WIDTHS), SHAPE)
 
 
 def intensity(density):
@@ -48,7 +52,7 @@ def masks():
 def task(seed=0):
     counts = np.random.default_rng(1).poisson(crystal(seed)[2]).astype(np.float32)
     valid, free = masks()
-    support = fourier.centre(from_autocorrelation(fourier.corner(np.sqrt(counts)), 0.1))
+    support = fourier.centre(first_support(fourier.corner(np.sqrt(counts)))[0])
     counted = {"HIO": 30, "RAAR": 30, "ER": 10}
     return Task(counts=np.where(valid, counts, 0), valid=valid, free=free, support=support, counted=counted)
 
@@ -62,7 +66,7 @@ def test_an_object_that_comes_through_pynx_files_is_judged_as_the_same_object_is
     density, support, counts = crystal()
     noisy = np.random.default_rng(1).poisson(counts).astype(np.float32)
     valid, free = masks()
-    path, psf = tmp_path / "result.npz", gaussian_psf(WIDTHS, SHAPE)
+    path, psf = tmp_path / "result.npz", gaussian_psf()
     np.savez(
         path,
         density=np.fft.ifftshift(density) * np.sqrt(density.size),  # PyNX's transforms are orthonormal
@@ -82,7 +86,7 @@ def test_the_truth_explains_its_own_counts_perfectly_with_the_blur_that_made_the
     density, support, coherent = crystal()
     counts = np.empty_like(coherent)
     blur(coherent, counts, WIDTHS)
-    score = evaluate(found(density, support, gaussian_psf(WIDTHS, SHAPE)), counts, *masks())
+    score = evaluate(found(density, support, gaussian_psf()), counts, *masks())
     assert abs(score.llk) < 1e-4
     assert abs(score.free_llk) < 1e-4
     assert score.coherent_llk > 100 * abs(score.llk)

@@ -20,16 +20,15 @@ from braggd.peers.pynx_exchange import Found, phase
 from braggd.phasing import coherence, fourier
 from braggd.phasing.free import free_voxels
 from braggd.phasing.pattern import prepare
-from braggd.phasing.projections import blur
+from braggd.phasing.projections import convolve
 from braggd.phasing.recipe import parse
 from braggd.phasing.retrieve import retrieve
 from braggd.phasing.solver import Schedule, Solver
-from braggd.phasing.support import from_autocorrelation
+from braggd.phasing.support import first_support
 from braggd.scan.hot import hot_pixels, outliers
 from braggd.scan.region import phasing_region
 
 ITERATIONS = {"HIO": 400, "RAAR": 1000, "ER": 300}
-_AUTOCORRELATION = 0.1  # of its maximum: the support that all begin with
 _PERIOD, _SHORTEST = 50, 20  # iterations between two support updates: PyNX's default, and in a trial
 
 
@@ -88,8 +87,7 @@ def task_from(spec: str, shape: tuple[int, int, int], share: float) -> Task:
     counted = {name: max(1, round(share * count)) for name, count in ITERATIONS.items()}
     task = Task(counts=counts, valid=valid, free=free, support=np.ones_like(valid), counted=counted)
     pattern = prepare(task.amplitude(), task.fitted(), None)  # without the free voxels
-    support = fourier.centre(from_autocorrelation(pattern.filled, _AUTOCORRELATION))
-    return replace(task, support=support)
+    return replace(task, support=fourier.centre(first_support(pattern.filled)[0]))
 
 
 def problem_for_pynx(task: Task, seed: int, *, psf: bool) -> dict[str, NDArray[np.generic]]:
@@ -104,11 +102,13 @@ def problem_for_pynx(task: Task, seed: int, *, psf: bool) -> dict[str, NDArray[n
     }
 
 
-def gaussian_psf(widths: coherence.Widths, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """What braggd's blur makes of a point at n // 2."""
+def point_spread(kernels: coherence.Kernels | None, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """What braggd's blur makes of a point at n // 2; None for a coherent beam."""
+    if kernels is None:
+        return None
     point, psf = np.zeros(shape, np.float32), np.empty(shape, np.float32)
     point[tuple(n // 2 for n in shape)] = 1
-    blur(point, psf, widths)
+    convolve(point, psf, kernels)
     return psf
 
 
@@ -134,8 +134,8 @@ def _solver(installed: Installed | None, keep: Path | None, *, coherent: bool) -
         density = fourier.corner(task.start(seed))
         photons = float(np.sum(np.square(task.amplitude(), dtype=np.float64)))
         density *= np.float32(np.sqrt(photons / density.size / np.sum(np.abs(density) ** 2, dtype=np.float64)))
-        widths = None if coherent else coherence.START
-        solver = Solver(pattern.target, density, fourier.corner(task.support), widths)
+        kernels = None if coherent else coherence.START
+        solver = Solver(pattern.target, density, fourier.corner(task.support), kernels)
         before_er = task.counted["HIO"] + task.counted["RAAR"]
         schedule = Schedule(support_every=task.period(), smoothing=(2.0, 0.5), coherence_from=round(0.66 * before_er))
         begun = time.perf_counter()
@@ -145,7 +145,7 @@ def _solver(installed: Installed | None, keep: Path | None, *, coherent: bool) -
         return Found(
             density=fourier.centre(solver.density),
             support=fourier.centre(solver.support),
-            psf=None if solver.widths is None else gaussian_psf(solver.widths, task.counts.shape),
+            psf=point_spread(solver.kernels, task.counts.shape),
             seconds=seconds,
         )
 
@@ -159,18 +159,15 @@ def _retrieve(installed: Installed | None, keep: Path | None) -> Engine:
         counted = dict(task.counted)
         last = {"ER": counted.pop("ER")}
         config = msgspec.structs.replace(
-            PhasingConfig(), starts=1, seed=seed, recipe=recipe(counted), refine=recipe(last)
+            PhasingConfig(), starts=1, seed=seed, recipe=recipe(counted), refine=recipe(last), free_fraction=0.0
         )
         begun = time.perf_counter()
         retrieved = retrieve(task.amplitude(), task.fitted(), config)
         seconds = time.perf_counter() - begun
-        metrics = retrieved.metrics
-        blurred = "coherence_z" in metrics
-        widths = tuple(metrics[f"coherence_{axis}"] for axis in "zyx") if blurred else (0.0, 0.0, 0.0)
         return Found(
             density=retrieved.density,
             support=retrieved.support,
-            psf=gaussian_psf((widths[0], widths[1], widths[2]), task.counts.shape) if blurred else None,
+            psf=point_spread(retrieved.kernels, task.counts.shape),
             seconds=seconds,
             fault=" ".join(retrieved.warnings),
         )

@@ -14,6 +14,7 @@ from braggd.data import Geometry
 from braggd.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
@@ -84,28 +85,39 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The recipe of the iterative phasing.
 
     shape: largest (step, row, column) volume that is phased, cropped about the peak
-    recipe: algorithms of each random start in order, as `400*HIO + 1000*RAAR + 300*ER`
-    refine: algorithms that follow for the best start
-    coarse: the starts see only the middle of the pattern, half as long on each axis of 96 and more; the best is
-        refined on all of it
-    coherence: the pattern is blurred by partial coherence; a Gaussian's widths are fitted
+    recipe: algorithms of each start in order, as `1000*HIO + 400*RAAR + 300*ER`
+    refine: algorithms that follow for the best start, on the whole pattern
+    coarse: the starts see only the middle of the pattern, where it holds nearly all photons
+    coherence: the pattern is blurred by partial coherence; the blur is fitted
+    free_fraction: share of the measured voxels that no fit sees: the runs are ranked by them; 0: none
+    inpainted_weight: 0..1, how much inpainted voxels count against the object's own; 0: only in the first iterations
+    phase_limit: rad, largest phase beside the object's mean; 0 makes it positive, none leaves it free
     one_piece: only the largest piece of the support is kept at the end
-    starts: random starts, ranked by log-likelihood
+    starts: random starts at most; `refined` needs no more than two that agree, `final` does all
+    final: merge the starts that agree into a last stage
     seed: of the random starts; the same seed gives the same result, but for rounding
-    support_threshold: of the largest smoothed modulus
+    support_threshold: of the smoothed modulus, at first, after 70 % of the iterations and at last
+    support_relative: what the threshold is a share of: rms within the support, or max
+    support_border: only voxels that near to the border may change in the refinement; 0: all
     support_every: iterations between two support updates
     threads: 0: all cores
     """
 
     shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
-    recipe: str = "300*HIO + 200*RAAR + 50*ER"
-    refine: str = "200*RAAR + 50*ER"
+    recipe: str = "1000*HIO + 400*RAAR + 300*ER"
+    refine: str = "100*RAAR + 200*ER"
     coarse: bool = True
     coherence: bool = True
+    free_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.05
+    inpainted_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    phase_limit: Annotated[float, msgspec.Meta(ge=0)] | None = None
     one_piece: bool = True
-    starts: Positive = 4
+    starts: Positive = 5
+    final: bool = True
     seed: int = 1
-    support_threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.15
+    support_threshold: tuple[Share, Share, Share] = (0.16, 0.2, 0.3)
+    support_relative: Literal["rms", "max"] = "rms"
+    support_border: Annotated[int, msgspec.Meta(ge=0)] = 0
     support_every: Positive = 20
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
 

@@ -11,12 +11,13 @@ import msgspec
 import numpy as np
 
 from braggd.config import Config
-from braggd.crystal.geometry import missing
+from braggd.crystal.geometry import direct_basis, missing
 from braggd.crystal.strain import crystal_from, strain_rms
 from braggd.data import Crystal, Reconstruction, Scan, Stage
 from braggd.errors import BraggdError
-from braggd.inference.inpaint import inpaint
-from braggd.phasing.retrieve import retrieve
+from braggd.inference.inpaint import Inpainted, inpaint
+from braggd.phasing.resolution import resolution_nm
+from braggd.phasing.retrieve import Retrieved, merge, retrieve
 from braggd.scan.hot import hot_pixels, outliers
 from braggd.scan.region import phasing_region
 
@@ -64,33 +65,38 @@ def reconstruct(
         np.sqrt(np.where(valid, counts, 0)), valid, config.phasing,
         guess=np.sqrt(filled.counts), progress=progress, stop=stop,
     )  # fmt: skip
-    warnings += retrieved.warnings
     clock.lap("phase")
 
-    crystal, why_not = _crystal(scan, retrieved.density, retrieved.support)
-    warnings += why_not
-    clock.lap("crystal")
+    def reconstruction(stage: Stage, retrieved: Retrieved) -> Reconstruction:
+        crystal, why_not = _crystal(scan, retrieved.density, retrieved.support)
+        clock.lap("crystal")
+        metrics = dict(retrieved.metrics)
+        if crystal is not None:
+            metrics["strain_rms"] = strain_rms(crystal)
+            metrics |= _resolution(scan, retrieved, counts, valid)
+        return Reconstruction(
+            scan_id=scan.scan_id,
+            stage=stage,
+            counts=counts,
+            valid=valid,
+            inpainted=filled.counts,
+            region=_within_raw(region, scan.origin),
+            density=retrieved.density,
+            support=retrieved.support,
+            geometry=scan.geometry,
+            crystal=crystal,
+            metrics=metrics,
+            warnings=tuple(dict.fromkeys((*warnings, *retrieved.warnings, *why_not))),
+            timing=dict(clock.steps),
+            degraded={"inpainting": "; ".join(filled.warnings)},
+            provenance=_provenance(config, filled, retrieved, int(hot.sum()), scan),
+        )
 
-    metrics = dict(retrieved.metrics)
-    if crystal is not None:
-        metrics["strain_rms"] = strain_rms(crystal)
-    yield Reconstruction(
-        scan_id=scan.scan_id,
-        stage=Stage.REFINED,
-        counts=counts,
-        valid=valid,
-        inpainted=filled.counts,
-        region=_within_raw(region, scan.origin),
-        density=retrieved.density,
-        support=retrieved.support,
-        geometry=scan.geometry,
-        crystal=crystal,
-        metrics=metrics,
-        warnings=tuple(dict.fromkeys(warnings)),
-        timing=clock.steps,
-        degraded={"inpainting": "; ".join(filled.warnings)},
-        provenance=_provenance(config, filled.method, filled.provider, filled.model_hash, int(hot.sum()), scan),
-    )
+    yield reconstruction(Stage.REFINED, retrieved)
+    if config.phasing.final:
+        merged = merge(retrieved, config.phasing, progress=progress, stop=stop)
+        clock.lap("merge")
+        yield reconstruction(Stage.FINAL, merged)
 
 
 def _crystal(scan: Scan, density: np.ndarray, support: np.ndarray) -> tuple[Crystal | None, list[str]]:
@@ -105,6 +111,18 @@ def _crystal(scan: Scan, density: np.ndarray, support: np.ndarray) -> tuple[Crys
         return None, [str(error)]
 
 
+def _resolution(scan: Scan, retrieved: Retrieved, counts: np.ndarray, valid: np.ndarray) -> dict[str, float]:
+    """Half-period resolution: of merged runs by their agreement, of a single one by the voxels that were withheld."""
+    found = resolution_nm(
+        retrieved.merged or (retrieved.density,),
+        np.sqrt(np.where(valid, counts, 0), dtype=np.float32),
+        valid,
+        direct_basis(scan.geometry, counts.shape),
+        free=retrieved.free,
+    )
+    return {"resolution_nm": found} if np.isfinite(found) else {}
+
+
 def _within_raw(
     region: tuple[tuple[int, int], tuple[int, int], tuple[int, int]], origin: tuple[int, int, int]
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -112,7 +130,7 @@ def _within_raw(
     return z, y, x
 
 
-def _provenance(config: Config, method: str, provider: str, model_hash: str, hot: int, scan: Scan) -> dict[str, object]:
+def _provenance(config: Config, filled: Inpainted, retrieved: Retrieved, hot: int, scan: Scan) -> dict[str, object]:
     packages = ("braggd", "numpy", "scipy", "h5py", "onnxruntime")
     versions = {}
     for package in packages:
@@ -123,7 +141,8 @@ def _provenance(config: Config, method: str, provider: str, model_hash: str, hot
     return {
         "config": msgspec.to_builtins(config),
         "versions": versions,
-        "inpainting": {"method": method, "provider": provider, "model_sha256": model_hash},
+        "inpainting": {"method": filled.method, "provider": filled.provider, "model_sha256": filled.model_hash},
+        "start": {"origin": retrieved.origin, "faults": [run.fault for run in retrieved.runs]},
         "hot_pixels": hot,
         "ledger": {name: getattr(scan.ledger, name) for name in scan.ledger.__slots__},
     }

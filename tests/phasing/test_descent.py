@@ -172,7 +172,7 @@ def test_masked_voxels_do_not_enter(crystal, loss):
 def refined(found, counts, steps=30):
     """Error reduction from what was found, its R factor before and after."""
     solver = Solver(
-        corner(np.sqrt(counts).astype(np.float32)), corner(found.density), corner(found.support), widths=None
+        corner(np.sqrt(counts).astype(np.float32)), corner(found.density), corner(found.support), kernels=None
     )
     before = solver.measure()[1]
     solver.run(parse(f"{steps}*ER"), Schedule(support_every=0), lambda _: None)

@@ -9,8 +9,7 @@ from braggd.phasing.align import accuracy, align
 from braggd.phasing.retrieve import retrieve, warm_up
 
 SHORT = PhasingConfig(recipe="20*HIO + 10*ER", refine="10*ER", starts=2)
-# A computed polyhedron is sharper than a measured crystal: a tighter support than the default.
-SHARP = PhasingConfig(recipe="150*HIO + 100*RAAR + 50*ER", refine="100*RAAR + 50*ER", starts=2, support_threshold=0.25)
+QUICK = PhasingConfig(recipe="250*HIO + 100*RAAR + 50*ER", refine="50*RAAR + 50*ER", starts=3)
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def everywhere(counts):
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_noisy_crystal_is_found_from_every_seed(crystal, crystals, seed):
     density, counts = crystal
-    found = retrieve(np.sqrt(counts), everywhere(counts), msgspec.structs.replace(SHARP, seed=seed))
+    found = retrieve(np.sqrt(counts), everywhere(counts), msgspec.structs.replace(QUICK, seed=seed))
     assert accuracy(align(density, found.density).density, density) >= 95
     assert found.metrics["components"] == 1
     assert not found.warnings
@@ -50,9 +49,9 @@ def test_a_gap_beside_the_peak_hardly_changes_the_crystal(crystal):
     valid[:, 29:32] = valid[:, :, 29:32] = False  # a fringe wide
     amplitude = np.sqrt(counts)
     amplitude[~valid] = np.nan
-    found = retrieve(amplitude, valid, SHARP)
+    found = retrieve(amplitude, valid, QUICK)
     assert accuracy(align(density, found.density).density, density) >= 93
-    seeded = retrieve(amplitude, valid, SHARP, guess=np.sqrt(counts))
+    seeded = retrieve(amplitude, valid, QUICK, guess=np.sqrt(counts))
     assert accuracy(align(density, seeded.density).density, density) >= 93
 
 
@@ -60,14 +59,14 @@ def test_a_guess_far_off_does_not_spoil_the_crystal(crystal):
     density, counts = crystal
     valid = everywhere(counts)
     valid[:, 29:32] = False
-    found = retrieve(np.sqrt(counts), valid, SHARP, guess=np.where(valid, 0, 30).astype(np.float32))
+    found = retrieve(np.sqrt(counts), valid, QUICK, guess=np.where(valid, 0, 30).astype(np.float32))
     assert accuracy(align(density, found.density).density, density) >= 90
 
 
 def test_retrieval_without_numba_finds_the_same_crystal(crystal, monkeypatch):
     density, counts = crystal
     monkeypatch.setattr(projections, "kernels", plain)
-    found = retrieve(np.sqrt(counts), everywhere(counts), msgspec.structs.replace(SHARP, starts=1))
+    found = retrieve(np.sqrt(counts), everywhere(counts), msgspec.structs.replace(QUICK, starts=1))
     assert accuracy(align(density, found.density).density, density) >= 95
 
 

@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from braggd.errors import PhasingError
 from braggd.phasing.projections import ALGORITHMS
 
+DETWIN = "DETWIN"
+"""ER within one half of the support, which only one of two superposed twins survives."""
+
+NAMES: tuple[str, ...] = (*ALGORITHMS, DETWIN)
+"""What a recipe may name."""
+
 _TERM = re.compile(r"(?:(?P<count>\d+)\s*\*\s*)?(?P<name>[A-Za-z]+)")
 
 
@@ -15,7 +21,7 @@ _TERM = re.compile(r"(?:(?P<count>\d+)\s*\*\s*)?(?P<name>[A-Za-z]+)")
 class Block:
     """Iterations of one algorithm.
 
-    algorithm: one of `braggd.phasing.projections.ALGORITHMS`
+    algorithm: one of NAMES
     """
 
     count: int
@@ -42,8 +48,8 @@ def _block(part: str, recipe: str) -> Block:
     if found is None:
         raise PhasingError(f"the recipe '{recipe}' has '{part}', which is not of the form 400*HIO; correct it")
     name = found["name"].upper()
-    if name not in ALGORITHMS:
-        raise PhasingError(f"the recipe '{recipe}' names '{found['name']}'; the algorithms are {', '.join(ALGORITHMS)}")
+    if name not in NAMES:
+        raise PhasingError(f"the recipe '{recipe}' names '{found['name']}'; the algorithms are {', '.join(NAMES)}")
     count = int(found["count"] or 1)
     if count < 1:
         raise PhasingError(f"the recipe '{recipe}' has '{part}'; an algorithm runs at least once, leave it out instead")

@@ -1,14 +1,15 @@
-"""From measured amplitudes to an object: random starts on the pattern's middle, the best refined on all of it.
+"""From measured amplitudes to an object: several starts on the pattern's middle, the best refined on all of it.
 
-The middle of the pattern holds most of the photons and decides which object it is, at an eighth of the cost. What is
-found there begins the refinement on the whole pattern, which only has the details left to find.
+The middle of the pattern, where nearly all photons are, decides which object it is, often at a fraction of the cost.
+What is found there begins the refinement on the whole pattern, which only has the details left to find. What several
+starts have in common is the final object.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,22 @@ from numpy.typing import NDArray
 from braggd.config import PhasingConfig
 from braggd.errors import PhasingError
 from braggd.phasing import coherence, fourier
-from braggd.phasing.align import posed
-from braggd.phasing.pattern import Pattern, prepare
-from braggd.phasing.ranking import Quality, choose, judge
-from braggd.phasing.recipe import iterations, parse
-from braggd.phasing.solver import Schedule, Solver
-from braggd.phasing.support import components, from_autocorrelation, shrink_wrap
+from braggd.phasing.align import correlation, posed
+from braggd.phasing.ensemble import Ensemble, Run, Seed, measured, refine, solver_for
+from braggd.phasing.modes import aligned, decompose
+from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
+from braggd.phasing.ranking import Quality
+from braggd.phasing.recipe import Block, iterations, parse
+from braggd.phasing.solver import Schedule
+from braggd.phasing.support import components
 
 Progress = Callable[[float, str], None]
 
-_AUTOCORRELATION = 0.1  # of its maximum: the first support
-_SEEDED = 0.25  # share of a start's iterations in which the guess holds the masked voxels
-_FITTED = 0.6  # share of a start's iterations after which the coherence is fitted
-_log = logging.getLogger(__name__)
+__all__ = ["Progress", "Retrieved", "Seed", "merge", "retrieve", "warm_up"]
+
+_POLISH = (Block(20, "ER"),)  # after the merging: the mean of several runs is no longer any run's own fit
+_ALIKE = 1.3  # times the best free log-likelihood: runs that are merged with the best
+_FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -38,17 +42,30 @@ class Retrieved:
     density: (z, y, x) complex64, 0 outside the support, its middle at the array's n // 2, mean phase 0;
         `fftshift(fftn(ifftshift(density)))` is the coherent wave, whose modulus is sqrt(photons)
     support: bool
-    metrics: `llk`, `r_factor`, `support_voxels`, `components`, `start` (index of the start that won), `starts`,
-        `rejected` (starts with a fault), `coherence_z`, `_y`, `_x` (width of the blur, voxels, if fitted)
+    kernels: of the blur by partial coherence, per axis; None: the beam was taken as coherent
+    free: bool, the voxels withheld from the fit, zero frequency at n // 2; None: none
+    metrics: `llk`, `free_llk` (if voxels were withheld), `r_factor`, `support_voxels`, `components`, `twin_overlap`,
+        `start` (index of the one that won), `starts`, `rejected` (those with a fault), `coherence_z`, `_y`, `_x`
+        (standard deviation of the blur, voxels, if fitted); after merging also `merged` (runs), `mode_share` (of the
+        intensity that is in the first mode), `repeatability` (mean pairwise correlation of the merged runs' moduli)
+    origin: what won, "random" or a seed's name
     runs: the figures of each start, on the middle of the pattern
+    merged: (z, y, x) complex64, the runs that were merged, aligned; empty before merging
     warnings: sentences
     """
 
     density: NDArray[np.complex64]
     support: NDArray[np.bool_]
+    kernels: coherence.Kernels | None
+    free: NDArray[np.bool_] | None
     metrics: Mapping[str, float]
+    origin: str
     runs: tuple[Quality, ...]
+    merged: tuple[NDArray[np.complex64], ...]
     warnings: tuple[str, ...]
+    ensemble: Ensemble
+    whole: Pattern
+    refined: Run
 
 
 def retrieve(
@@ -57,40 +74,81 @@ def retrieve(
     config: PhasingConfig,
     *,
     guess: NDArray[np.float32] | None = None,
+    seeds: Sequence[Seed] = (),
     progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Retrieved:
-    """Phase a diffraction pattern.
+    """Phase a diffraction pattern: starts until two of them agree, `config.starts` at most; the best is refined.
 
     amplitude: (z, y, x) float32, sqrt(photons), zero frequency at n // 2, undefined where not valid
     valid: bool, True where measured; elsewhere the wave is free, but for a bound
-    guess: float32, amplitudes with the masked voxels filled: they hold the wave there in the first iterations only
+    guess: float32, amplitudes with the masked voxels filled: they hold the wave there in the first iterations, and
+        with `config.inpainted_weight` softly ever after
+    seeds: objects to begin with, beside the random starts
     progress: told the share done, 0..1, and what is being done; stop: asked at every iteration whether to give up
 
     Raises PhasingError where there is nothing to phase, the recipe is wrong, or `stop` said so.
     """
-    whole = prepare(amplitude, valid, guess)
-    middle = whole.middle() if config.coarse else whole
-    course = _Course(config, middle, whole, progress, stop)
+    free = withheld_voxels(amplitude, valid, config.free_fraction, config.seed)
+    whole = prepare(amplitude, valid, guess, free)
+    pattern = whole.middle() if config.coarse else whole
+    refinement = parse(config.refine)
+    ensemble = Ensemble(pattern, config, [(seed.name, _on(pattern, whole, seed.density)) for seed in seeds])
+    course = _Course(progress, stop, ensemble.total * _cost(ensemble.recipe, pattern) + _cost(refinement, whole))
 
-    solvers, qualities = [], []
-    for index in range(config.starts):
-        solver, quality = _start(index, middle, config, course)
-        solvers.append(solver)
-        qualities.append(quality)
-        _log.debug("start %d: %s", index, quality)
-    best = choose(qualities)
+    while len(ensemble.runs) < ensemble.total and not ensemble.settled():
+        _start(ensemble, course)
+    qualities = ensemble.rank()
+    last = _cost(refinement, whole)
+    course.skip_to_last(last)
+    check = course.stretch(last, refinement, "refining the best start")
+    run = refine(ensemble.best, pattern, whole, refinement, config, check)
+    return _retrieved(run, ensemble, whole, free, config, qualities)
 
-    solver = _refine(solvers[best], middle, whole, config, course)
-    quality = judge(*solver.measure(), solver.support)
-    density, support = posed(fourier.centre(solver.density), fourier.centre(solver.support))
-    return Retrieved(
-        density=density,
-        support=support,
-        metrics=_metrics(quality, qualities, best, solver.widths),
-        runs=tuple(qualities),
-        warnings=_warnings(quality, qualities),
-    )
+
+def merge(
+    found: Retrieved,
+    config: PhasingConfig,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Retrieved:
+    """Do the starts that were spared, refine all that are as good as the best, and merge them into their first mode.
+
+    found: of `retrieve`; what it began with is taken from there
+
+    Raises PhasingError where `stop` said so.
+    """
+    ensemble, whole, refinement = found.ensemble, found.whole, parse(config.refine)
+    left = ensemble.total - len(ensemble.runs)
+    more, last = _cost(refinement, whole), _cost(_POLISH, whole)
+    course = _Course(progress, stop, left * _cost(ensemble.recipe, ensemble.pattern) + ensemble.total * more + last)
+    for _ in range(left):
+        _start(ensemble, course)
+    qualities = ensemble.rank()
+
+    def refined(run: Run) -> Run:
+        if run.number == found.refined.number:
+            return found.refined
+        check = course.stretch(more, refinement, "refining the other starts")
+        return refine(run, ensemble.pattern, whole, refinement, config, check)
+
+    runs = _good([refined(run) for run in _good(ensemble.runs)])
+    densities = aligned([fourier.centre(run.solver.density) for run in runs])
+    modes = decompose(densities, None)
+    solver = runs[0].solver
+    solver = solver_for(whole, fourier.corner(modes.densities[0]), solver.support, solver.kernels, config)
+    course.skip_to_last(last)
+    solver.run(_POLISH, Schedule(support_every=0), course.stretch(last, _POLISH, "merging the runs"))
+    solver.constrain()
+    best = replace(runs[0], solver=solver, quality=measured(solver, whole))
+    if best.quality.rank > runs[0].quality.rank:  # the mean has to be worth it
+        best = runs[0]
+    figures = {"merged": float(len(runs)), "mode_share": modes.weights[0]}
+    pairs = [correlation(one, other) for one, other in itertools.combinations(densities, 2)]
+    if pairs:
+        figures["repeatability"] = float(np.mean(pairs))
+    return _retrieved(best, ensemble, whole, found.free, config, qualities, densities, figures)
 
 
 def warm_up(config: PhasingConfig) -> None:
@@ -105,109 +163,106 @@ def warm_up(config: PhasingConfig) -> None:
     fourier.inverse(plan, plan)
 
 
+def _start(ensemble: Ensemble, course: _Course) -> None:
+    doing = f"start {len(ensemble.runs) + 1} of {ensemble.total}"
+    ensemble.start(course.stretch(_cost(ensemble.recipe, ensemble.pattern), ensemble.recipe, doing))
+
+
+def _good(runs: Sequence[Run]) -> list[Run]:
+    """The runs that are about as good as the best one, which comes first."""
+    ranked = sorted(runs, key=lambda run: (bool(run.quality.fault), run.quality.rank))
+    level = _ALIKE * ranked[0].quality.rank
+    return [ranked[0], *(run for run in ranked[1:] if not run.quality.fault and run.quality.rank <= level)]
+
+
 class _Course:
     """How far the work is, in voxels gone through; gives up when told to."""
 
-    def __init__(
-        self,
-        config: PhasingConfig,
-        middle: Pattern,
-        whole: Pattern,
-        progress: Progress | None,
-        stop: Callable[[], bool] | None,
-    ) -> None:
-        self.recipe, self.refinement = parse(config.recipe), parse(config.refine)
-        self._progress, self._stop = progress, stop
-        self._starts = config.starts
-        self._start_cost = iterations(self.recipe) * middle.target.size
-        self._iteration_cost = {"start": middle.target.size, "refine": whole.target.size}
-        self._total = config.starts * self._start_cost + iterations(self.refinement) * whole.target.size
+    def __init__(self, progress: Progress | None, stop: Callable[[], bool] | None, total: float) -> None:
+        self._progress, self._stop, self._total, self._done = progress, stop, total, 0.0
 
-    def start(self, index: int) -> Callable[[int], None]:
-        """What a start calls at each iteration."""
-        return self._check("start", index * self._start_cost, f"random start {index + 1} of {self._starts}")
-
-    def refine(self) -> Callable[[int], None]:
-        """What the refinement calls at each iteration."""
-        return self._check("refine", self._starts * self._start_cost, "refining the best start")
-
-    def _check(self, kind: str, before: int, doing: str) -> Callable[[int], None]:
-        cost = self._iteration_cost[kind]
+    def stretch(self, cost: float, recipe: tuple[Block, ...], doing: str) -> Callable[[int], None]:
+        """What a run of that recipe and cost calls at each iteration."""
+        before, steps = self._done, iterations(recipe)
+        self._done += cost
 
         def check(done: int) -> None:
             if self._stop is not None and self._stop():
                 raise PhasingError("the phasing was stopped before its end; reprocess the scan to begin anew")
             if self._progress is not None:
-                self._progress((before + done * cost) / self._total, doing)
+                self._progress(min(1.0, (before + cost * done / steps) / self._total), doing)
 
         return check
 
-
-def _start(index: int, pattern: Pattern, config: PhasingConfig, course: _Course) -> tuple[Solver, Quality]:
-    random = np.random.default_rng([config.seed, index])
-    support = from_autocorrelation(pattern.filled, _AUTOCORRELATION)
-    phase = random.uniform(-np.pi, np.pi, pattern.target.shape).astype(np.float32)
-    density = (pattern.filled * np.exp(1j * phase)).astype(np.complex64)
-    fourier.inverse(density, density)
-    widths = coherence.START if config.coherence else None
-    solver = Solver(pattern.target, density, support, widths)
-    solver.constrain()
-    recipe, check = course.recipe, course.start(index)
-    seeded = int(_SEEDED * iterations(recipe)) if pattern.guessed else 0
-
-    def release(done: int) -> None:
-        if done == seeded:
-            solver.target = pattern.target
-        check(done)
-
-    if seeded:
-        solver.target = pattern.filled
-    solver.run(recipe, _schedule(config, (2.0, 0.8), round(_FITTED * iterations(recipe))), release)
-    return solver, judge(*solver.measure(), solver.support)
+    def skip_to_last(self, cost: float) -> None:
+        """Only that much is left to do."""
+        self._done = self._total - cost
 
 
-def _refine(found: Solver, middle: Pattern, whole: Pattern, config: PhasingConfig, course: _Course) -> Solver:
-    if middle is whole:
-        density, support = found.density, found.support
-    else:
-        density = whole.embed(found.density * found.support, middle)
-        support = shrink_wrap(np.abs(density), (1.2,) * 3, config.support_threshold, np.zeros(density.shape, np.bool_))
-    solver = Solver(whole.target, density, support, found.widths)
-    solver.constrain()
-    solver.run(course.refinement, _schedule(config, (1.2, 0.8), 0), course.refine())
+def _cost(recipe: tuple[Block, ...], pattern: Pattern) -> float:
+    return float(iterations(recipe) * pattern.target.size)
+
+
+def _on(pattern: Pattern, whole: Pattern, density: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """A seed on the grid that the starts are phased on."""
+    if density.shape != whole.target.shape:
+        raise PhasingError(
+            f"a seed has the shape {density.shape}, the amplitudes {whole.target.shape}; make them equal"
+        )
+    density = fourier.corner(density.astype(np.complex64))
+    return density if pattern is whole else whole.cut(density, pattern)
+
+
+def _retrieved(
+    run: Run,
+    ensemble: Ensemble,
+    whole: Pattern,
+    free: NDArray[np.bool_] | None,
+    config: PhasingConfig,
+    qualities: tuple[Quality, ...],
+    merged: tuple[NDArray[np.complex64], ...] = (),
+    more: Mapping[str, float] | None = None,
+) -> Retrieved:
+    solver, support = run.solver, run.solver.support
+    density = solver.density
     if config.one_piece:
-        solver.support = components(solver.support)[1]
-    solver.constrain()
-    return solver
-
-
-def _schedule(config: PhasingConfig, smoothing: tuple[float, float], coherence_from: int) -> Schedule:
-    return Schedule(
-        support_every=config.support_every,
-        support_threshold=config.support_threshold,
-        smoothing=smoothing,
-        coherence_from=coherence_from,
+        support = components(support)[1]
+        density = density * support
+    density, support = posed(fourier.centre(density), fourier.centre(support))
+    return Retrieved(
+        density=density,
+        support=support,
+        kernels=solver.kernels,
+        free=free,
+        metrics=_metrics(run, qualities) | dict(more or {}),
+        origin=run.origin,
+        runs=qualities,
+        merged=merged,
+        warnings=_warnings(run.quality, qualities, run.number),
+        ensemble=ensemble,
+        whole=whole,
+        refined=run,
     )
 
 
-def _metrics(quality: Quality, starts: list[Quality], best: int, widths: coherence.Widths | None) -> dict[str, float]:
-    metrics = {name: float(value) for name, value in asdict(quality).items()}
+def _metrics(run: Run, qualities: tuple[Quality, ...]) -> dict[str, float]:
+    figures = asdict(run.quality)
+    metrics = {name: float(figures[name]) for name in _FIGURES if np.isfinite(figures[name])}
     metrics |= {
-        "start": float(best),
-        "starts": float(len(starts)),
-        "rejected": float(sum(bool(start.fault) for start in starts)),
+        "start": float(run.number),
+        "starts": float(len(qualities)),
+        "rejected": float(sum(bool(quality.fault) for quality in qualities)),
     }
-    if widths is not None:
+    if run.solver.kernels is not None:
+        widths = coherence.widths(run.solver.kernels)
         metrics |= dict(zip(("coherence_z", "coherence_y", "coherence_x"), widths, strict=True))
     return metrics
 
 
-def _warnings(quality: Quality, starts: list[Quality]) -> tuple[str, ...]:
+def _warnings(quality: Quality, runs: tuple[Quality, ...], best: int) -> tuple[str, ...]:
     said = []
-    if all(start.fault for start in starts):
-        said.append(
-            f"no start gave one compact object (the best {starts[choose(starts)].fault}); look at mask and peak"
-        )
+    if all(run.fault for run in runs):
+        said.append(f"no start gave one compact object (the best {runs[best].fault}); look at mask and peak")
     if quality.fault:
         said.append(f"the refined object {quality.fault}; do not rely on it")
     return tuple(said)

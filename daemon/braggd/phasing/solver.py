@@ -10,49 +10,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import fourier
-from braggd.phasing.coherence import Widths, fit_widths
+from braggd.phasing.coherence import Kernels, fit_kernels
 from braggd.phasing.likelihood import Likelihood
 from braggd.phasing.projections import (
     MIXTURES,
-    blur,
     charge_flip,
+    convolve,
     difference_map,
     intensity,
     misfit,
     project_modulus,
+    pull,
     relaxed,
     supported,
     update,
+    within_phase,
 )
-from braggd.phasing.recipe import Block, iterations
-from braggd.phasing.support import shrink_wrap
+from braggd.phasing.recipe import DETWIN, Block, iterations
+from braggd.phasing.support import half, shrink_wrap
 
-_FORGETFUL = {"CF", *(name for name, (keep, _) in MIXTURES.items() if keep == 0)}
+_FORGETFUL = {"CF", DETWIN, *(name for name, (keep, _) in MIXTURES.items() if keep == 0)}
 
 _Wrap = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """What happens beside the projections.
+    """What happens beside the projections. Shares are of the iterations of one run.
 
     support_every: iterations between two shrink-wraps, 0: the support stays
-    support_threshold: of the largest smoothed modulus
-    smoothing: width of the shrink-wrap's Gaussian, voxels, at the first and from the last quarter on
+    support_threshold: see `braggd.phasing.support.shrink_wrap`; at the first iteration, at 70 % and from 95 % on. A
+        strained crystal is found within a loose support only, and is drawn best by a tight one
+    relative: what the threshold is a share of, "rms" or "max"
+    smoothing: width of the shrink-wrap's Gaussian, voxels, at the first and from three quarters on
+    most: voxels that the support may have, at the first iteration and from 70 % on
+    border: only voxels that near to the support's border may change; 0: all
     coherence_every: iterations between two fits of the coherence
     coherence_from: iteration of the first of them
     """
 
     support_every: int = 20
-    support_threshold: float = 0.15
+    support_threshold: tuple[float, float, float] = (0.16, 0.2, 0.3)
+    relative: str = "rms"
     smoothing: tuple[float, float] = (2.0, 0.8)
+    most: tuple[float, float] = (np.inf, np.inf)
+    border: int = 0
     coherence_every: int = 25
     coherence_from: int = 0
 
     def width(self, share: float) -> float:
-        """The smoothing after that share of the iterations: a geometric descent, done at three quarters."""
+        """The smoothing after that share of the iterations: a geometric descent."""
         first, last = self.smoothing
         return float(first * (last / first) ** min(1.0, share / 0.75))
+
+    def threshold(self, share: float) -> float:
+        """The support's threshold after that share of the iterations."""
+        return float(np.interp(share, (0, 0.7, 0.95), self.support_threshold))
+
+    def limit(self, share: float) -> float:
+        """How many voxels the support may have after that share of the iterations."""
+        first, last = self.most
+        return first if first == last else float(np.interp(share, (0, 0.7), (first, last)))
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Soft:
+    """Voxels that were not measured, and what they may be expected to be: a soft constraint.
+
+    places: int64, flat indices; amplitudes: float32, theirs; weight: 0..1, of these against the wave's own modulus
+    """
+
+    places: NDArray[np.int64]
+    amplitudes: NDArray[np.float32]
+    weight: float
 
 
 class Solver:
@@ -61,7 +91,10 @@ class Solver:
     target: (z, y, x) float32, see `braggd.phasing.projections`
     density: complex64, changed in place
     support: bool
-    widths: of the coherence blur, voxels; None: the beam is coherent
+    kernels: of the blur by partial coherence; None: the beam is coherent
+    soft: what is expected where nothing was measured
+    phase_limit: rad; a voxel whose phase is farther from the object's mean phase counts as outside the support
+        (Harder et al., Nat. Commun. 1, 2010, and for 0 positivity); None: any phase
 
     Memory at most, in complex64 arrays of the volume's size, those three included: ER, SF, CF, HIO and RAAR 4, with
     coherence half of one more; DM 5, ML 9. The work space of the FFT library comes on top.
@@ -72,9 +105,13 @@ class Solver:
         target: NDArray[np.float32],
         density: NDArray[np.complex64],
         support: NDArray[np.bool_],
-        widths: Widths | None,
+        kernels: Kernels | None,
+        *,
+        soft: Soft | None = None,
+        phase_limit: float | None = None,
     ) -> None:
-        self.target, self.density, self.support, self.widths = target, density, support, widths
+        self.target, self.density, self.support, self.kernels = target, density, support, kernels
+        self.soft, self.phase_limit = soft, phase_limit
         self._likelihood: Likelihood | None = None
 
     def run(self, recipe: tuple[Block, ...], schedule: Schedule, check: Callable[[int], None]) -> None:
@@ -82,7 +119,7 @@ class Solver:
         total, done = iterations(recipe), 0
         for block in recipe:
             for _ in range(block.count):
-                fitted = self.widths is not None and done >= schedule.coherence_from
+                fitted = self.kernels is not None and done >= schedule.coherence_from
                 if fitted and (done - schedule.coherence_from) % schedule.coherence_every == 0:
                     self._fit_coherence()
                 done += 1
@@ -98,15 +135,27 @@ class Solver:
 
     def measure(self) -> tuple[float, float]:
         """Log-likelihood per voxel and R factor of the object within its support."""
+        return misfit(self.expected(), self.target)
+
+    def expected(self) -> NDArray[np.float32]:
+        """The intensity of the object within its support, as the beam shows it; valid until the next iteration."""
         calculated = self._calculate()
-        if self.widths is None:
-            return misfit(calculated, self.target)
-        blur(calculated, self._blurred, self.widths)
-        return misfit(self._blurred, self.target)
+        if self.kernels is None:
+            return calculated
+        convolve(calculated, self._blurred, self.kernels)
+        return self._blurred
 
     def _wrapping(self, schedule: Schedule, share: float) -> _Wrap:
-        width = schedule.width(share)
-        return lambda modulus: shrink_wrap(modulus, (width,) * 3, schedule.support_threshold, self.support)
+        width, threshold, most = schedule.width(share), schedule.threshold(share), schedule.limit(share)
+        return lambda modulus: shrink_wrap(
+            modulus,
+            (width,) * 3,
+            threshold,
+            self.support,
+            relative=schedule.relative,
+            most=most,
+            border=schedule.border,
+        )
 
     def _iterate(self, algorithm: str, *, blurred: bool, wrap: _Wrap | None) -> None:
         """One iteration; `wrap` makes the next support of the modulus of the projected object."""
@@ -120,29 +169,41 @@ class Solver:
         if wrap is not None:
             intensity(projected, self._coherent)
             support = wrap(np.sqrt(self._coherent, out=self._coherent))
+        inside = self._inside(projected, algorithm)
         if algorithm == "CF":
-            charge_flip(self.density, projected, self.support)
+            charge_flip(self.density, projected, inside)
         elif algorithm == "DM":
-            relaxed(self.density, self.support, self._other)
+            relaxed(self.density, inside, self._other)
             self._project(self._other, self._other, blurred=blurred)
-            difference_map(self.density, projected, self._other, self.support)
+            difference_map(self.density, projected, self._other, inside)
         elif algorithm != "ML":
-            update(self.density, projected, self.support, algorithm)
+            update(self.density, projected, inside, "ER" if algorithm == DETWIN else algorithm)
         self.support = support
+
+    def _inside(self, projected: NDArray[np.complex64], algorithm: str) -> NDArray[np.bool_]:
+        """The support that this iteration's constraint is."""
+        inside = self.support
+        if algorithm == DETWIN:
+            inside = half(inside)
+        if self.phase_limit is not None and algorithm != "ML":
+            inside = within_phase(projected, inside, self.phase_limit)
+        return inside
 
     def _project(self, density: NDArray[np.complex64], out: NDArray[np.complex64], *, blurred: bool) -> None:
         """Onto the measured modulus; out may be density."""
         fourier.forward(density, out)
-        if blurred and self.widths is not None:
+        if blurred and self.kernels is not None:
             intensity(out, self._coherent)
-            blur(self._coherent, self._blurred, self.widths)
+            convolve(self._coherent, self._blurred, self.kernels)
             project_modulus(out, self.target, self._blurred)
         else:
             project_modulus(out, self.target)
+        if self.soft is not None:
+            pull(out, self.soft.places, self.soft.amplitudes, self.soft.weight)
         fourier.inverse(out, out)
 
     def _descend(self, *, blurred: bool) -> NDArray[np.complex64]:
-        now = (self.target, self.density, self.support, self.widths if blurred else None)
+        now = (self.target, self.density, self.support, self.kernels if blurred else None)
         if self._likelihood is None or not self._likelihood.fits(*now):
             self._likelihood = Likelihood(*now)
         self._likelihood.iterate()
@@ -150,8 +211,8 @@ class Solver:
 
     def _fit_coherence(self) -> None:
         """By the object within its support: what HIO has outside is no crystal."""
-        if self.widths is not None:
-            self.widths = fit_widths(self._calculate(), self.target, self.widths)
+        if self.kernels is not None:
+            self.kernels = fit_kernels(self._calculate(), self.target, self.kernels)
 
     def _calculate(self) -> NDArray[np.float32]:
         """The coherent intensity of the object within its support."""

@@ -1,0 +1,227 @@
+"""Several starts on one pattern: begun at random or from a seed, stopped when they fall behind, ranked at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braggd.config import PhasingConfig
+from braggd.phasing import coherence, fourier
+from braggd.phasing.align import align
+from braggd.phasing.pattern import Pattern
+from braggd.phasing.projections import misfit
+from braggd.phasing.ranking import Quality, choose, compare, judge
+from braggd.phasing.recipe import Block, iterations, parse
+from braggd.phasing.solver import Schedule, Soft, Solver
+from braggd.phasing.support import first_support
+
+Check = Callable[[int], None]
+
+_GENEROUS = (2.2, 1.8)  # times the voxels that the object is said to fill: most of the support, early and late
+_HELD = 0.15  # share of a start's iterations in which the guess holds the masked voxels
+_MILESTONE = 0.6  # share of a start's iterations after which it is compared with those before
+_LAGGING = 2.0  # times the log-likelihood that the best start had there: it will not catch up
+_SAME, _AS_GOOD = 0.97, 1.1  # correlation of the moduli, and ratio of log-likelihoods, of two starts that agree
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Seed:
+    """An object to begin with, in place of a random one.
+
+    name: where it comes from, as "network" or "previous"
+    density: (z, y, x) complex64, on the grid of the whole pattern, its middle at n // 2
+    """
+
+    name: str
+    density: NDArray[np.complex64]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Run:
+    """A start that came to its end, or was stopped on the way (its quality then says so).
+
+    origin: "random", or the seed's name; number: of the start, from 0
+    solver: its object, with the zero frequency at [0, 0, 0]
+    """
+
+    origin: str
+    number: int
+    solver: Solver
+    quality: Quality
+
+
+class _LaggingError(Exception):
+    """Thrown through a run that fell behind."""
+
+
+class Ensemble:
+    """The starts on one pattern.
+
+    pattern: what they are phased on
+    seeds: on this pattern's grid, zero frequency at [0, 0, 0]; they go first
+    """
+
+    def __init__(
+        self, pattern: Pattern, config: PhasingConfig, seeds: Sequence[tuple[str, NDArray[np.complex64]]] = ()
+    ) -> None:
+        self.pattern, self.config, self.seeds = pattern, config, seeds
+        self.recipe = parse(config.recipe)
+        self.support, self.voxels = first_support(pattern.filled)
+        self.runs: list[Run] = []
+        self._milestones: list[float] = []
+
+    @property
+    def best(self) -> Run:
+        """The best run so far."""
+        return self.runs[choose([run.quality for run in self.runs])]
+
+    @property
+    def total(self) -> int:
+        """How many starts there are at most."""
+        return self.config.starts + len(self.seeds)
+
+    def rank(self) -> tuple[Quality, ...]:
+        """The runs' figures, in their order, with the faults that show beside the best."""
+        ranked = compare([run.quality for run in self.runs])
+        self.runs = [replace(run, quality=quality) for run, quality in zip(self.runs, ranked, strict=True)]
+        return ranked
+
+    def settled(self) -> bool:
+        """Whether two runs without a fault came to the same object: it need not be looked for any longer."""
+        if len(self.runs) < 2 or self.best.quality.fault:
+            return False
+        last, others = self.runs[-1], self.runs[:-1]
+        good = [run for run in others if not run.quality.fault and self._as_good(run) and self._as_good(last)]
+        return any(self._same(run, last) for run in good)
+
+    def start(self, check: Check) -> Run:
+        """Do the next one; `check` is called with the number of each iteration done."""
+        number = len(self.runs)
+        origin = self.seeds[number][0] if number < len(self.seeds) else "random"
+        solver = self._begin(number)
+        lagging = False
+        try:
+            solver.run(self.recipe, self._schedule(), self._watched(solver, check))
+        except _LaggingError:
+            lagging = True
+        solver.constrain()
+        quality = measured(solver, self.pattern)
+        if lagging and not quality.fault:
+            quality = replace(quality, fault="fell behind")
+        run = Run(origin=origin, number=number, solver=solver, quality=quality)
+        self.runs.append(run)
+        _log.debug("start %d (%s): %s", number, origin, quality)
+        return run
+
+    def _begin(self, number: int) -> Solver:
+        pattern, config = self.pattern, self.config
+        if number < len(self.seeds):
+            density = self.seeds[number][1].copy()
+        else:
+            random = np.random.default_rng([config.seed, number - len(self.seeds)])
+            phase = random.uniform(-np.pi, np.pi, pattern.target.shape).astype(np.float32)
+            density = (pattern.filled * np.exp(1j * phase)).astype(np.complex64)
+            fourier.inverse(density, density)
+        # while the object is not found, a blur that is fitted would explain what the object does not
+        solver = solver_for(pattern, density, self.support, None, config)
+        solver.constrain()
+        return solver
+
+    def _watched(self, solver: Solver, check: Check) -> Check:
+        total = iterations(self.recipe)
+        held = int(_HELD * total) if self.pattern.guessed else 0
+        if held:
+            solver.target = self.pattern.filled
+
+        def watch(done: int) -> None:
+            if done == held:
+                solver.target = self.pattern.target
+            if done == round(_MILESTONE * total):
+                reached = solver.measure()[0]
+                # written so that a NaN lags
+                if self._milestones and not reached <= _LAGGING * min(self._milestones):
+                    raise _LaggingError
+                self._milestones.append(reached)
+            check(done)
+
+        return watch
+
+    def _schedule(self) -> Schedule:
+        config = self.config
+        early, late = _GENEROUS
+        return Schedule(
+            support_every=config.support_every,
+            support_threshold=config.support_threshold,
+            relative=config.support_relative,
+            smoothing=(2.0, 0.8),
+            most=(early * self.voxels, late * self.voxels),
+        )
+
+    def _as_good(self, run: Run) -> bool:
+        return run.quality.rank <= _AS_GOOD * self.best.quality.rank
+
+    def _same(self, one: Run, other: Run) -> bool:
+        return align(fourier.centre(one.solver.density), fourier.centre(other.solver.density)).correlation >= _SAME
+
+
+def refine(
+    run: Run, pattern: Pattern, whole: Pattern, recipe: tuple[Block, ...], config: PhasingConfig, check: Check
+) -> Run:
+    """Go on with a run on the whole pattern.
+
+    pattern: what it was found on, `whole` itself or its middle
+    """
+    found = run.solver
+    density = found.density if pattern is whole else whole.embed(found.density * found.support, pattern)
+    support = found.support if pattern is whole else _enlarged(found.support, whole.target.shape)
+    kernels = coherence.START if config.coherence else None
+    solver = solver_for(whole, density.copy(), support, kernels, config)
+    solver.constrain()
+    _, middle, end = config.support_threshold
+    schedule = Schedule(
+        support_every=config.support_every,
+        support_threshold=(middle, middle, end),
+        relative=config.support_relative,
+        smoothing=(1.2, 0.8),
+        border=config.support_border,
+    )
+    solver.run(recipe, schedule, check)
+    solver.constrain()
+    return Run(origin=run.origin, number=run.number, solver=solver, quality=measured(solver, whole))
+
+
+def solver_for(
+    pattern: Pattern,
+    density: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    kernels: coherence.Kernels | None,
+    config: PhasingConfig,
+) -> Solver:
+    """A solver with the constraints of the configuration."""
+    soft = None
+    if pattern.guessed and config.inpainted_weight:
+        free = pattern.target < 0 if pattern.withheld is None else (pattern.target < 0) & (pattern.withheld < 0)
+        places = np.flatnonzero(free)
+        soft = Soft(places=places, amplitudes=pattern.filled.reshape(-1)[places], weight=config.inpainted_weight)
+    return Solver(pattern.target, density, support, kernels, soft=soft, phase_limit=config.phase_limit)
+
+
+def measured(solver: Solver, pattern: Pattern) -> Quality:
+    """The figures of a solver's object."""
+    llk, r_factor = solver.measure()
+    withheld = np.nan if pattern.withheld is None else misfit(solver.expected(), pattern.withheld)[0]
+    return judge(llk, r_factor, solver.density, solver.support, withheld)
+
+
+def _enlarged(support: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A support on the finer grid of a larger pattern: both grids span the same field of view."""
+    index = [
+        np.round(np.fft.fftfreq(n, 1 / n) * (m / n)).astype(np.intp) % m
+        for n, m in zip(shape, support.shape, strict=True)
+    ]
+    return np.ascontiguousarray(support[np.ix_(*index)])
