@@ -11,6 +11,7 @@ from rich.console import Console
 from braggd import __version__
 from braggd.cli import run_commands
 from braggd_models.gaps import commands
+from braggd_models.phasing.commands import score_phasing
 
 app = typer.Typer(
     add_completion=False,
@@ -84,6 +85,7 @@ for group, subject, command in (
     (train, "gaps-patches", commands.train_patches),
     (export, "gaps", commands.export_gaps),
     (score, "gaps", commands.score_gaps),
+    (score, "phasing", score_phasing),
 ):
     group.command(subject)(command)
 

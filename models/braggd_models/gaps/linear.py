@@ -23,14 +23,14 @@ from braggd_models.errors import TrainingError
 from braggd_models.gaps.samples import Sample, crystal, sample
 
 LEVELS = (0.0, 1.0, 2.0, 3.5, 5.0, 6.5, 8.0, 10.0, 12.0)
-COUNT_LEVELS = (1.5, 4.0, 6.5, 9.0)
+COUNT_LEVELS = (1.5, 4.0, 6.5, 9.0, 11.0, 13.0)
 WIDTHS = (*range(2, 15), 16, 18, 20, 23, 26, 30, 34, 38, 40)
 """Widths with weights of their own; a gap of another width is widened to the next."""
 
 FEATURES = 2 * CONTEXT * 9
 _PER_SLAB = 1500
 _RIDGE = 2e-4
-_COUNT_RIDGE = 1e-4
+_COUNT_RIDGE = 1e-6
 # Voxels on either side of a gap whose counts say how bright a line is.
 _NEAR = 4
 
@@ -142,7 +142,7 @@ def learn(seed: int, crystals: int, progress: Callable[[int], None] | None = Non
     logs, counts = Moments(LEVELS, _RIDGE), Moments(COUNT_LEVELS, _COUNT_RIDGE)
     for number in range(crystals):
         rng = np.random.default_rng([seed, number])
-        made = crystal(rng)
+        made = crystal(rng, uneven=False)
         for width in WIDTHS:
             for _ in range(2):
                 one = sample(made, width, rng, plain=True)

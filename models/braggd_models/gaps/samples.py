@@ -58,12 +58,12 @@ class Sample:
         return len(self.truth)
 
 
-def crystal(rng: np.random.Generator, recipe: Recipe = RECIPE) -> Simulated:
-    """A gap-free scan of any shape, its peak in the middle or far from it."""
+def crystal(rng: np.random.Generator, recipe: Recipe = RECIPE, *, uneven: bool = True) -> Simulated:
+    """A gap-free scan of any shape, its peak in the middle or far from it; uneven: at times with uneven pixels."""
     shape = rng.choice((48, 56, 64, 72, 80), 3)
     far = 0.35 * float(shape.min()) if rng.random() < 0.4 else 0.5
     made = random_crystal(rng, recipe, shape=tuple(int(n) for n in shape), off_peak=far)
-    if rng.random() > _UNEVEN_SHARE:
+    if not uneven or rng.random() > _UNEVEN_SHARE:
         return made
     # pixels that count unevenly, as where no flat field was divided out
     gain = np.exp(_UNEVEN * rng.random() ** 2 * rng.standard_normal(made.counts.shape[1:], np.float32))

@@ -1,0 +1,1 @@
+"""Phase retrieval on crystals whose truth is known."""

@@ -1,0 +1,195 @@
+"""How many simulated crystals phase retrieval solves, from one start and from several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from braggd.config import PhasingConfig
+from braggd.phasing import fourier
+from braggd.phasing.align import accuracy, align
+from braggd.phasing.ensemble import Run, refine
+from braggd.phasing.recipe import parse
+from braggd.phasing.retrieve import Retrieved, merge, retrieve
+from braggd.scan.hot import hot_pixels, outliers
+from braggd_models.benchmarks import table
+from braggd_models.simulate.dataset import random_crystal
+from braggd_models.simulate.pattern import Simulated
+
+SOLVED = 95.0
+"""Accuracy (Masto, PhD thesis, eq. 4.5) in percent from which a crystal counts as solved."""
+
+STRAINS = ("gaussians", "cosines", "random")
+SHAPES: tuple[tuple[int, int, int], ...] = (
+    *((64, 64, 64),) * 11,
+    *((96, 96, 96), (80, 96, 112)),
+    *((128, 128, 128),),
+    *((128, 180, 230),),
+)
+"""Shapes of the patterns, by turns: fifteen of them are a round."""
+
+_SEED = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One simulated crystal. phase_range: rad, peak to peak; peak: photons in the brightest voxel."""
+
+    number: int
+    shape: tuple[int, int, int]
+    strain: str
+    phase_range: float
+    peak: float
+
+    def simulate(self) -> Simulated:
+        """The scan, with Poisson noise, up to three hot pixels and a flat background of up to 0.05 photons."""
+        return random_crystal(
+            _SEED + self.number,
+            shape=self.shape,
+            strain=self.strain,
+            phase_range=(self.phase_range, self.phase_range),
+            peak_counts=(self.peak, self.peak),
+            oversampling=(2.0, 4.0),
+            hot_pixels=3,
+            background=0.05,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What phase retrieval made of a case.
+
+    one, several, final: (accuracy in percent, mean phase error inside the crystal in rad) of the first start, of the
+        best by free log-likelihood, and of the merged runs
+    starts: that were needed until two agreed; seconds: until the best was refined
+    """
+
+    case: Case
+    one: tuple[float, float]
+    several: tuple[float, float]
+    final: tuple[float, float]
+    starts: int
+    seconds: float
+
+
+def cases(count: int) -> list[Case]:
+    """The same ones every time: all strains and shapes, 1 rad to 5 pi, peaks of 1e4 to 1e6 photons."""
+    made = []
+    for number in range(count):
+        random = np.random.default_rng([_SEED, number])
+        made.append(
+            Case(
+                number=number,
+                shape=SHAPES[number % len(SHAPES)],
+                strain=STRAINS[number // len(SHAPES) % 3 if number % len(SHAPES) > 10 else number % 3],
+                phase_range=float(random.uniform(1, 5 * np.pi)),
+                peak=float(10 ** random.uniform(4, 6)),
+            )
+        )
+    return made
+
+
+def run(chosen: Sequence[Case], config: PhasingConfig, *, merging: bool = True) -> Iterator[Outcome]:
+    """Phase the cases, as the daemon does it: hot pixels masked, no support given, nothing set by hand."""
+    for case in chosen:
+        yield _outcome(case, config, merging)
+
+
+def errors(density: NDArray[np.complex64], truth: Simulated) -> tuple[float, float]:
+    """Accuracy in percent, and the mean phase error inside the crystal, rad, of an object with its middle at n // 2.
+
+    The error is weighted by the true modulus. Where the object is empty there is no phase: that counts as pi / 2.
+    """
+    true = truth.density
+    found = align(true, density).density
+    inside = np.abs(true) > 0.5 * np.abs(true).max()
+    weights = np.abs(true[inside]).astype(np.float64)
+    ratio = found[inside] * np.conj(true[inside])
+    turned = np.angle(ratio * np.exp(-1j * np.angle(ratio.sum())))
+    turned -= _plane(np.argwhere(inside).astype(np.float64), turned, weights * (np.abs(turned) < 1) * (ratio != 0))
+    error = np.where(ratio == 0, np.pi / 2, np.abs(turned))
+    return accuracy(found, true), float(np.sum(weights * error) / weights.sum())
+
+
+def _plane(at: NDArray[np.float64], angle: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The constant and the ramp in an angle, which a diffraction pattern does not fix; by weighted least squares."""
+    columns = np.column_stack([np.ones(len(at)), at - at.mean(axis=0)])
+    root = np.sqrt(weights)[:, None]
+    solution = np.linalg.lstsq(columns * root, angle * root[:, 0], rcond=None)[0]
+    return np.asarray(columns @ solution, np.float64)
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: totals, and by strain, size, phase range and peak."""
+    groups: list[tuple[str, Callable[[Outcome], bool]]] = [("all", lambda o: True)]
+    groups += [(name, lambda o, name=name: o.case.strain == name) for name in STRAINS]  # type: ignore[misc]
+    for shape in sorted({o.case.shape for o in outcomes}, key=np.prod):
+        groups.append((" x ".join(map(str, shape)), lambda o, shape=shape: o.case.shape == shape))  # type: ignore[misc]
+    for low, high in ((0, np.pi), (np.pi, 2 * np.pi), (2 * np.pi, 3.5 * np.pi), (3.5 * np.pi, 5 * np.pi)):
+        label = f"{low:.1f} to {high:.1f} rad"
+        groups.append((label, lambda o, low=low, high=high: low < o.case.phase_range <= high))  # type: ignore[misc]
+    for low, high in ((1e4, 1e5), (1e5, 1e6)):
+        label = f"{low:.0e} to {high:.0e} photons"
+        groups.append((label, lambda o, low=low, high=high: low <= o.case.peak < high))  # type: ignore[misc]
+    rows = [_row(name, [o for o in outcomes if belongs(o)]) for name, belongs in groups]
+    head = ("crystals", "number", "one start", "best of several", "final", "phase error, solved (rad)", "starts", "s")
+    missed = [
+        f"- number {o.case.number}, {o.case.strain}, {o.case.phase_range:.1f} rad, {o.case.peak:.0f} photons, "
+        f"{'x'.join(map(str, o.case.shape))}: {o.one[0]:.1f}, {o.several[0]:.1f}, {o.final[0]:.1f} %"
+        for o in outcomes
+        if min(o.one[0], o.final[0]) < SOLVED
+    ]
+    return "\n\n".join(
+        [table(head, rows), *(["Not solved (one start, best, final):", "\n".join(missed)] if missed else [])]
+    )
+
+
+def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[object, ...]:
+    def share(stage: str) -> str:
+        if not outcomes:
+            return "-"
+        return f"{sum(getattr(o, stage)[0] >= SOLVED for o in outcomes) / len(outcomes):.0%}"
+
+    solved = [o.final[1] for o in outcomes if o.final[0] >= SOLVED]
+    return (
+        name,
+        len(outcomes),
+        share("one"),
+        share("several"),
+        share("final"),
+        float(np.mean(solved)) if solved else "-",
+        float(np.mean([o.starts for o in outcomes])) if outcomes else "-",
+        float(np.median([o.seconds for o in outcomes])) if outcomes else "-",
+    )
+
+
+def _outcome(case: Case, config: PhasingConfig, merging: bool) -> Outcome:
+    truth = case.simulate()
+    valid = truth.valid & ~hot_pixels(truth.counts, truth.valid)
+    valid &= ~outliers(truth.counts, valid)
+    amplitude = np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32)
+    begun = time.perf_counter()
+    found = retrieve(amplitude, valid, config)
+    seconds = time.perf_counter() - begun
+    starts, first = len(found.ensemble.runs), _first(found, config)
+    final = merge(found, config) if merging else found
+    return Outcome(
+        case=case,
+        one=errors(fourier.centre(first.solver.density), truth),
+        several=errors(found.density, truth),
+        final=errors(final.density, truth),
+        starts=starts,
+        seconds=seconds,
+    )
+
+
+def _first(found: Retrieved, config: PhasingConfig) -> Run:
+    """What the first start alone would have given."""
+    if found.refined.number == 0:
+        return found.refined
+    ensemble = found.ensemble
+    return refine(ensemble.runs[0], ensemble.pattern, found.whole, parse(config.refine), config, lambda _: None)
