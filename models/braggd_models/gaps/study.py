@@ -130,8 +130,9 @@ def flat(model: str, size: Size) -> Part:
         "MSD-Net": MSDNet,
     }
     for name, make in nets.items():
-        folder = RUNS / f"gaps-2d-{name.lower().replace(' ', '-')}"
-        run = _trained(folder, make(), simulated_images(0, width, side), size.minutes / 2, 0, "cpu", name)
+        # hundreds of megabytes that nobody goes on with
+        with tempfile.TemporaryDirectory() as folder:
+            run = _trained(Path(folder), make(), simulated_images(0, width, side), size.minutes / 2, 0, "cpu", name)
         with torch.no_grad():
             painted = torch.cat([run.averaged(part) for part in held.seen.split(8)])  # type: ignore[no-untyped-call]
         scores = [
