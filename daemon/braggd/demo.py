@@ -31,7 +31,7 @@ from braggd.watch import View, stage_table
 DETECTOR, PEAK_AT = "maxipix-2x2", (243, 243)  # the cross of its gaps (255:261) begins 12 px beside the peak
 _RATE_HZ = 50.0
 _PATIENCE_S = 300.0
-_LAST_STAGE = "refined"
+_LAST_STAGE = "final"
 
 
 def run_demo(output: Path) -> None:

@@ -14,7 +14,7 @@ from braggd.config import Config
 from braggd.crystal.geometry import direct_basis, missing
 from braggd.crystal.strain import crystal_from, strain_rms
 from braggd.data import Crystal, Reconstruction, Scan, Stage
-from braggd.errors import BraggdError
+from braggd.errors import BraggdError, PhasingError
 from braggd.inference.inpaint import Inpainted, inpaint
 from braggd.phasing.resolution import resolution_nm
 from braggd.phasing.retrieve import Retrieved, merge, retrieve
@@ -38,12 +38,21 @@ class Clock:
         self._last = now
 
 
+def _never() -> bool:
+    return False
+
+
 def reconstruct(
-    scan: Scan, config: Config, progress: Progress | None = None, stop: Callable[[], bool] | None = None
+    scan: Scan,
+    config: Config,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = _never,
+    hurry: Callable[[], bool] = _never,
 ) -> Iterator[Reconstruction]:
     """Reconstruct a scan, stage by stage; each is yielded as soon as it exists.
 
-    progress: told the share done, 0..1, and what is being done; stop: asked now and then whether to give up
+    progress: told the share done, 0..1, and what is being done
+    stop: asked now and then whether to give up; hurry: whether to leave out the final stage, also when it is under way
 
     Raises BraggdError, with a sentence, where there is nothing to reconstruct.
     """
@@ -94,7 +103,12 @@ def reconstruct(
 
     yield reconstruction(Stage.REFINED, retrieved)
     if config.phasing.final:
-        merged = merge(retrieved, config.phasing, progress=progress, stop=stop)
+        try:
+            merged = merge(retrieved, config.phasing, progress=progress, stop=lambda: stop() or hurry())
+        except PhasingError:
+            if stop() or not hurry():
+                raise
+            return
         clock.lap("merge")
         yield reconstruction(Stage.FINAL, merged)
 

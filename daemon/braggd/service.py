@@ -32,7 +32,7 @@ from braggd.outlets.tango import command_line as tango_command_line
 from braggd.outlets.zmq import ResultServer
 from braggd.sources.spool_folder import SpoolFolder
 from braggd.sources.stream import FrameStream
-from braggd.worker import Abort, Filed, Job, JobDone, Progress, Ready, StageDone, Worker, result_of
+from braggd.worker import Abort, Filed, Hurry, Job, JobDone, Progress, Ready, StageDone, Worker, result_of
 
 _TICK_S = 0.1
 _STATUS_EVERY_S = 0.5
@@ -63,6 +63,7 @@ class Service:
         self._waiting: deque[tuple[Closed, int]] = deque()
         self._deferred: deque[Path] = deque()
         self._in_hand: tuple[Closed, int] | None = None
+        self._hurried = False
         self._degraded: dict[str, str] = {}
         self._progress, self._doing = 0.0, ""
         self._stage, self._newest = "", ""
@@ -223,7 +224,11 @@ class Service:
         self._waiting.append((closed, 0))
 
     def _feed(self) -> None:
-        if self._in_hand is not None or self._worker is None or not self._ready:
+        if self._worker is None or not self._ready:
+            return
+        if self._in_hand is not None:
+            if self._waiting and not self._hurried:
+                self._hurried = self._worker.send(Hurry())
             return
         if not self._waiting:
             if self._deferred:
@@ -233,7 +238,7 @@ class Service:
         scan = closed.scan
         if scan is None:
             return
-        self._in_hand, self._progress, self._doing = (closed, tries), 0.0, "reconstructing"
+        self._in_hand, self._progress, self._doing, self._hurried = (closed, tries), 0.0, "reconstructing", False
         job = Job(
             scan_id=scan.scan_id,
             counts=scan.counts,

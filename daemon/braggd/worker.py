@@ -46,6 +46,10 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Give up the scan in hand."""
 
 
+class Hurry(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Another scan waits: leave out what would only make the scan in hand better."""
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """The worker has loaded everything and waits."""
 
@@ -98,7 +102,7 @@ class JobDone(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 FromWorker = Ready | Progress | StageDone | Filed | JobDone
-ToWorker = Job | Abort
+ToWorker = Job | Abort | Hurry
 
 
 class Worker:
@@ -220,9 +224,7 @@ def _work(job: Job, config: Config, connection: Connection) -> None:
             said[0] = now
             connection.send_bytes(msgspec.json.encode(Progress(scan_id=job.scan_id, share=share, doing=doing)))
 
-    def stop() -> bool:
-        return connection.poll()  # whatever comes while a scan is in hand tells to give it up
-
+    orders = _Orders(connection)
     error = ""
     try:
         scan = Scan(
@@ -234,7 +236,7 @@ def _work(job: Job, config: Config, connection: Connection) -> None:
             ledger=Ledger(**job.ledger),  # type: ignore[arg-type]
             warnings=job.warnings,
         )
-        for reconstruction in reconstruct(scan, config, progress, stop):
+        for reconstruction in reconstruct(scan, config, progress, orders.abort, orders.hurry):
             _hand_over(reconstruction, config, connection)
         if config.archive.folder and config.archive.raw and job.spool:
             _keep_raw(job, Path(config.archive.folder) / f"{job.scan_id}.raw.h5")
@@ -245,6 +247,32 @@ def _work(job: Job, config: Config, connection: Connection) -> None:
     except FileNotFoundError as failure:
         error = f"scan {job.scan_id}: its shared memory is gone ({failure})"
     connection.send_bytes(msgspec.json.encode(JobDone(scan_id=job.scan_id, error=error)))
+
+
+class _Orders:
+    """What the service says while a scan is in hand."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._abort, self._hurry = connection, False, False
+
+    def abort(self) -> bool:
+        """Whether to give the scan up: it was told so, or the service is gone."""
+        self._listen()
+        return self._abort
+
+    def hurry(self) -> bool:
+        """Whether another scan waits."""
+        self._listen()
+        return self._hurry
+
+    def _listen(self) -> None:
+        try:
+            while not self._abort and self._connection.poll():
+                order = msgspec.json.decode(self._connection.recv_bytes(), type=ToWorker)
+                self._abort |= isinstance(order, Abort)
+                self._hurry |= isinstance(order, Hurry)
+        except (EOFError, OSError):
+            self._abort = True
 
 
 def _keep_raw(job: Job, path: Path) -> None:

@@ -6,7 +6,7 @@ from braggd.config import PhasingConfig
 from braggd.errors import PhasingError
 from braggd.phasing import plain, projections
 from braggd.phasing.align import accuracy, align
-from braggd.phasing.retrieve import retrieve, warm_up
+from braggd.phasing.retrieve import Seed, merge, retrieve, warm_up
 
 SHORT = PhasingConfig(recipe="20*HIO + 10*ER", refine="10*ER", starts=2)
 QUICK = PhasingConfig(recipe="250*HIO + 100*RAAR + 50*ER", refine="50*RAAR + 50*ER", starts=3)
@@ -41,6 +41,51 @@ def test_the_same_seed_gives_the_same_object(crystal):
     one, other = (retrieve(np.sqrt(counts), everywhere(counts), SHORT) for _ in range(2))
     assert align(one.density, other.density).correlation > 0.9999
     assert one.metrics["start"] == other.metrics["start"]
+
+
+def test_starts_that_agree_are_merged_into_an_object_as_good_as_the_best(crystal):
+    density, counts = crystal
+    found = retrieve(np.sqrt(counts), everywhere(counts), QUICK)
+    assert len(found.runs) < QUICK.starts  # two agreed
+    merged = merge(found, QUICK)
+    assert len(merged.runs) == QUICK.starts
+    assert merged.metrics["merged"] >= 2
+    assert merged.metrics["repeatability"] > 0.95
+    assert merged.metrics["mode_share"] > 0.9
+    assert merged.metrics["free_llk"] <= found.metrics["free_llk"]
+    assert accuracy(align(density, merged.density).density, density) >= 95
+
+
+def test_withheld_voxels_have_no_part_in_the_result(crystal):
+    _, counts = crystal
+    found = retrieve(np.sqrt(counts), everywhere(counts), SHORT)
+    assert 0.03 < found.free.mean() < 0.06
+    spoiled = np.where(found.free, 7.0, np.sqrt(counts)).astype(np.float32)
+    again = retrieve(spoiled, everywhere(counts), SHORT)
+    assert align(found.density, again.density).correlation > 0.9999
+    assert again.metrics["free_llk"] > 5 * found.metrics["free_llk"]
+
+
+def test_a_good_seed_wins_and_a_bad_one_costs_nothing_but_time(crystal):
+    density, counts = crystal
+    config = msgspec.structs.replace(QUICK, starts=1, recipe="30*RAAR + 30*ER")
+    scaled = density * np.sqrt(counts.sum() / density.size / np.sum(np.abs(density) ** 2))
+    good = retrieve(np.sqrt(counts), everywhere(counts), config, seeds=[Seed(name="truth", density=scaled)])
+    assert good.origin == "truth"
+    assert accuracy(align(density, good.density).density, density) >= 95
+    noise = np.random.default_rng(0).normal(size=density.shape).astype(np.complex64)
+    spoiled = retrieve(np.sqrt(counts), everywhere(counts), QUICK, seeds=[Seed(name="noise", density=noise)])
+    assert accuracy(align(density, spoiled.density).density, density) >= 95
+    with pytest.raises(PhasingError, match="seed has the shape"):
+        retrieve(np.sqrt(counts), everywhere(counts), SHORT, seeds=[Seed(name="small", density=density[1:])])
+
+
+def test_the_phase_limit_keeps_the_phase_within_it(crystal):
+    _, counts = crystal
+    config = msgspec.structs.replace(SHORT, phase_limit=0.3)
+    free, limited = (retrieve(np.sqrt(counts), everywhere(counts), c) for c in (SHORT, config))
+    far = [np.mean(np.abs(np.angle(f.density[f.support & (f.density != 0)])) > 0.6) for f in (free, limited)]
+    assert far[1] < 0.02 < far[0]
 
 
 def test_a_gap_beside_the_peak_hardly_changes_the_crystal(crystal):

@@ -1,0 +1,57 @@
+"""From a scan to its stages."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from braggd.config import Config, PhasingConfig
+from braggd.data import Geometry, Ledger, Scan, Stage
+from braggd.errors import PhasingError
+from braggd.pipeline import reconstruct
+
+QUICK = Config(phasing=PhasingConfig(recipe="150*HIO + 60*RAAR + 40*ER", refine="30*ER", starts=3))
+
+
+@pytest.fixture(scope="module")
+def scan():
+    edge, random = 40, np.random.default_rng(1)
+    z, y, x = np.meshgrid(*[np.arange(edge) - edge // 2] * 3, indexing="ij")
+    crystal = (abs(z) < 6) & (abs(y + 0.3 * z) < 5) & (x + y < 7) & (x - 0.4 * y > -6)
+    wave = np.fft.fftshift(np.fft.fftn(crystal * np.exp(0.03j * (z * x + y * y))))
+    intensity = np.abs(wave) ** 2
+    counts = random.poisson(intensity * (1e5 / intensity.max())).astype(np.float32)
+    return Scan(
+        scan_id="one",
+        counts=counts,
+        valid=np.ones(counts.shape, bool),
+        geometry=Geometry(),
+        ledger=Ledger(expected=edge, used=edge),
+    )
+
+
+def test_a_scan_comes_refined_and_then_final(scan):
+    refined, final = reconstruct(scan, QUICK)
+    assert [refined.stage, final.stage] == [Stage.REFINED, Stage.FINAL]
+    assert {"llk", "free_llk", "twin_overlap"} <= set(refined.metrics)
+    assert {"merged", "repeatability", "mode_share"} <= set(final.metrics)
+    assert final.provenance["start"]["origin"] == "random"
+    alone = msgspec.structs.replace(QUICK, phasing=msgspec.structs.replace(QUICK.phasing, final=False))
+    assert [r.stage for r in reconstruct(scan, alone)] == [Stage.REFINED]
+
+
+def test_the_final_stage_gives_way_to_the_next_scan(scan):
+    waits = []
+    stages = []
+    for reconstruction in reconstruct(scan, QUICK, hurry=lambda: bool(waits)):
+        stages.append(reconstruction.stage)
+        waits.append("another")
+    assert stages == [Stage.REFINED]
+
+
+def test_an_abort_in_the_final_stage_is_an_error(scan):
+    asked = []
+    stages = reconstruct(scan, QUICK, stop=lambda: bool(asked))
+    asked.append(next(stages).stage)
+    with pytest.raises(PhasingError, match="stopped"):
+        next(stages)
+    assert asked == [Stage.REFINED]
