@@ -62,18 +62,19 @@ def test_a_scan_comes_out_of_every_outlet(running: Daemon, messages: Callable[[i
     with running.client() as client:
         client.subscribe()
         play(running, messages(11))
-        refined = next_result(client, "refined")
-    assert refined.array("density").shape == (32, 64, 64)
-    assert refined.timing["latency"] > 0
+        next_result(client, "refined")
+        final = next_result(client, "final")
+    assert final.array("density").shape == (32, 64, 64)
+    assert final.timing["latency"] > 0
     running.wait_for(lambda s: s.state == "ON" and not s.activity)
-    archive = running.folder / "archive" / f"{refined.scan_id}.cxi"
+    archive = running.folder / "archive" / f"{final.scan_id}.cxi"
     with h5py.File(archive) as file:
-        np.testing.assert_array_equal(file["entry_1/image_1/data"], refined.array("density"))
+        np.testing.assert_array_equal(file["entry_1/image_1/data"], final.array("density"))
         region = file["entry_1/data_1/region"][()]
         assert region.shape == (3, 2)
     scans = json.load(urllib.request.urlopen(f"{running.http}/api/scans"))
-    assert refined.scan_id in json.dumps(scans)
-    body = urllib.request.urlopen(f"{running.http}/api/scans/{refined.scan_id}/archive").read()
+    assert final.scan_id in json.dumps(scans)
+    body = urllib.request.urlopen(f"{running.http}/api/scans/{final.scan_id}/archive").read()
     assert body == archive.read_bytes()
     text = urllib.request.urlopen(f"{running.http}/metrics").read().decode()
     assert 'braggd_frames_total{outcome="used"} 41.0' in text
@@ -176,9 +177,9 @@ def test_what_is_in_hand_at_sigterm_is_finished_by_the_next_start(
         assert first.stop(within_s=10) == 0, first.log
     assert len(list((tmp_path / "spool").glob("*.stream"))) == 1
     with daemon(tmp_path, SMALL) as second:
-        second.wait_for(lambda s: s.stage == "refined" and not s.activity, 90)
+        second.wait_for(lambda s: s.stage == "final" and not s.activity, 90)
         with second.client() as client:
-            result = client.last(stage="refined")
+            result = client.last(stage="final")
         assert second.stop() == 0, second.log
     assert any("12 of 41 frames missing" in warning for warning in result.warnings)
     assert len(list((tmp_path / "archive").glob("*.cxi"))) == 1
