@@ -213,8 +213,9 @@ def solver_for(
 
 def measured(solver: Solver, pattern: Pattern) -> Quality:
     """The figures of a solver's object."""
-    llk, r_factor = solver.measure()
-    withheld = np.nan if pattern.withheld is None else misfit(solver.expected(), pattern.withheld)[0]
+    expected = solver.expected()
+    llk, r_factor = misfit(expected, solver.target)
+    withheld = np.nan if pattern.withheld is None else misfit(expected, pattern.withheld)[0]
     return judge(llk, r_factor, solver.density, solver.support, withheld)
 
 

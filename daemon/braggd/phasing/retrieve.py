@@ -52,6 +52,7 @@ class Retrieved:
     runs: the figures of each start, on the middle of the pattern
     merged: (z, y, x) complex64, the runs that were merged, aligned; empty before merging
     warnings: sentences
+    ensemble, whole, refined: what `merge` goes on from: the starts, the whole pattern, and the run that this is of
     """
 
     density: NDArray[np.complex64]
