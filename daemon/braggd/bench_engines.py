@@ -25,7 +25,7 @@ from braggd.phasing.recipe import parse
 from braggd.phasing.retrieve import retrieve
 from braggd.phasing.solver import Schedule, Solver
 from braggd.phasing.support import first_support
-from braggd.scan.hot import hot_pixels, outliers
+from braggd.scan.hot import trusted
 from braggd.scan.region import phasing_region
 
 ITERATIONS = {"HIO": 400, "RAAR": 1000, "ER": 300}
@@ -78,8 +78,7 @@ def task_from(spec: str, shape: tuple[int, int, int], share: float) -> Task:
     Raises BraggdError where there is nothing to phase.
     """
     scan = load_scan(spec, Config(), "compare")
-    valid = scan.valid & ~hot_pixels(scan.counts, scan.valid)
-    valid &= ~outliers(scan.counts, valid)
+    valid, _ = trusted(scan.counts, scan.valid)
     region = tuple(slice(*edge) for edge in phasing_region(scan.counts, valid, shape))
     counts, valid = np.ascontiguousarray(scan.counts[region]), np.ascontiguousarray(valid[region])
     pattern = prepare(np.sqrt(np.where(valid, counts, 0)), valid, None)

@@ -18,7 +18,7 @@ from braggd.errors import BraggdError, PhasingError
 from braggd.inference.inpaint import Inpainted, inpaint
 from braggd.phasing.resolution import resolution_nm
 from braggd.phasing.retrieve import Retrieved, merge, retrieve
-from braggd.scan.hot import hot_pixels, outliers
+from braggd.scan.hot import trusted
 from braggd.scan.region import phasing_region
 
 Progress = Callable[[float, str], None]
@@ -58,9 +58,7 @@ def reconstruct(
     """
     clock, warnings = Clock(), list(scan.warnings)
 
-    hot = hot_pixels(scan.counts, scan.valid)
-    valid = scan.valid & ~hot
-    valid &= ~outliers(scan.counts, valid)
+    valid, hot = trusted(scan.counts, scan.valid)
     region = phasing_region(scan.counts, valid, config.phasing.shape)
     crop = tuple(slice(*edge) for edge in region)
     counts, valid = np.ascontiguousarray(scan.counts[crop]), np.ascontiguousarray(valid[crop])

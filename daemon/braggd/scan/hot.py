@@ -32,6 +32,16 @@ _AROUND = [offset for offset in itertools.product((-2, -1, 0, 1, 2), repeat=2) i
 _AXES = [tuple(step if axis == own else 0 for axis in range(3)) for own in range(3) for step in (-2, -1, 1, 2)]
 
 
+def trusted(counts: NDArray[Any], valid: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The voxels of a scan that can be relied on, (step, row, column), and its hot pixels, (row, column); both bool.
+
+    counts, valid: as `hot_pixels` and `outliers` take them; hot pixels are out before outliers are looked for
+    """
+    hot = hot_pixels(counts, valid)
+    steady = valid & ~hot
+    return steady & ~outliers(counts, steady), hot
+
+
 def hot_pixels(counts: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Pixels that count wrongly throughout a scan: hot, stuck, flickering or dead.
 

@@ -15,7 +15,7 @@ from braggd.phasing.align import accuracy, align
 from braggd.phasing.ensemble import Run, refine
 from braggd.phasing.recipe import parse
 from braggd.phasing.retrieve import Retrieved, merge, retrieve
-from braggd.scan.hot import hot_pixels, outliers
+from braggd.scan.hot import trusted
 from braggd_models.benchmarks import table
 from braggd_models.simulate.dataset import random_crystal
 from braggd_models.simulate.pattern import Simulated
@@ -169,8 +169,7 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[object, ...]:
 
 def _outcome(case: Case, config: PhasingConfig, merging: bool) -> Outcome:
     truth = case.simulate()
-    valid = truth.valid & ~hot_pixels(truth.counts, truth.valid)
-    valid &= ~outliers(truth.counts, valid)
+    valid, _ = trusted(truth.counts, truth.valid)
     amplitude = np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32)
     begun = time.perf_counter()
     found = retrieve(amplitude, valid, config)
