@@ -97,6 +97,8 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     final: merge the starts that agree into a last stage
     seed: of the random starts; the same seed gives the same result, but for rounding
     support_threshold: of the smoothed modulus, at first, after 70 % of the iterations and at last
+    uniformity: how far the starts draw the modulus of the object's solid part to its root mean square at first,
+        falling to 0; 0: for objects that are not about as dense everywhere
     support_relative: what the threshold is a share of: rms within the support, or max
     support_border: only voxels that near to the border may change in the refinement; 0: all
     support_every: iterations between two support updates
@@ -115,7 +117,8 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     starts: Positive = 5
     final: bool = True
     seed: int = 1
-    support_threshold: tuple[Share, Share, Share] = (0.16, 0.2, 0.3)
+    support_threshold: tuple[Share, Share, Share] = (0.2, 0.18, 0.18)
+    uniformity: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.6
     support_relative: Literal["rms", "max"] = "rms"
     support_border: Annotated[int, msgspec.Meta(ge=0)] = 0
     support_every: Positive = 20

@@ -22,10 +22,11 @@ from braggd.phasing.support import first_support
 Check = Callable[[int], None]
 
 _GENEROUS = (2.2, 1.8)  # times the voxels that the object is said to fill: most of the support, early and late
+_TIGHTNESS = (1.0, 1.4, 1.8, 0.8, 1.2)  # times the support's thresholds, by turns: no one level finds every crystal
 _HELD = 0.15  # share of a start's iterations in which the guess holds the masked voxels
 _MILESTONE = 0.6  # share of a start's iterations after which it is compared with those before
 _LAGGING = 2.0  # times the log-likelihood that the best start had there: it will not catch up
-_SAME, _AS_GOOD = 0.97, 1.1  # correlation of the moduli, and ratio of log-likelihoods, of two starts that agree
+_SAME, _AS_GOOD = 0.97, 1.3  # correlation of the moduli, and ratio of log-likelihoods, of two starts that agree
 _log = logging.getLogger(__name__)
 
 
@@ -46,11 +47,13 @@ class Run:
     """A start that came to its end, or was stopped on the way (its quality then says so).
 
     origin: "random", or the seed's name; number: of the start, from 0
+    tightness: what it multiplied the support's thresholds by
     solver: its object, with the zero frequency at [0, 0, 0]
     """
 
     origin: str
     number: int
+    tightness: float
     solver: Solver
     quality: Quality
 
@@ -103,17 +106,17 @@ class Ensemble:
         """Do the next one; `check` is called with the number of each iteration done."""
         number = len(self.runs)
         origin = self.seeds[number][0] if number < len(self.seeds) else "random"
-        solver = self._begin(number)
+        solver, tightness = self._begin(number), _TIGHTNESS[number % len(_TIGHTNESS)]
         lagging = False
         try:
-            solver.run(self.recipe, self._schedule(), self._watched(solver, check))
+            solver.run(self.recipe, self._schedule(tightness), self._watched(solver, check))
         except _LaggingError:
             lagging = True
         solver.constrain()
         quality = measured(solver, self.pattern)
         if lagging and not quality.fault:
             quality = replace(quality, fault="fell behind")
-        run = Run(origin=origin, number=number, solver=solver, quality=quality)
+        run = Run(origin=origin, number=number, tightness=tightness, solver=solver, quality=quality)
         self.runs.append(run)
         _log.debug("start %d (%s): %s", number, origin, quality)
         return run
@@ -151,15 +154,16 @@ class Ensemble:
 
         return watch
 
-    def _schedule(self) -> Schedule:
+    def _schedule(self, tightness: float) -> Schedule:
         config = self.config
         early, late = _GENEROUS
         return Schedule(
             support_every=config.support_every,
-            support_threshold=config.support_threshold,
+            support_threshold=_tightened(config.support_threshold, tightness),
             relative=config.support_relative,
             smoothing=(2.0, 0.8),
             most=(early * self.voxels, late * self.voxels),
+            uniformity=config.uniformity,
         )
 
     def _as_good(self, run: Run) -> bool:
@@ -170,11 +174,18 @@ class Ensemble:
 
 
 def refine(
-    run: Run, pattern: Pattern, whole: Pattern, recipe: tuple[Block, ...], config: PhasingConfig, check: Check
+    run: Run,
+    pattern: Pattern,
+    whole: Pattern,
+    recipe: tuple[Block, ...],
+    config: PhasingConfig,
+    check: Check,
+    tightness: float,
 ) -> Run:
     """Go on with a run on the whole pattern.
 
     pattern: what it was found on, `whole` itself or its middle
+    tightness: what the support's thresholds are multiplied by
     """
     found = run.solver
     density = found.density if pattern is whole else whole.embed(found.density * found.support, pattern)
@@ -185,14 +196,14 @@ def refine(
     _, middle, end = config.support_threshold
     schedule = Schedule(
         support_every=config.support_every,
-        support_threshold=(middle, middle, end),
+        support_threshold=_tightened((middle, middle, end), tightness),
         relative=config.support_relative,
         smoothing=(1.2, 0.8),
         border=config.support_border,
     )
     solver.run(recipe, schedule, check)
     solver.constrain()
-    return Run(origin=run.origin, number=run.number, solver=solver, quality=measured(solver, whole))
+    return replace(run, tightness=tightness, solver=solver, quality=measured(solver, whole))
 
 
 def solver_for(
@@ -217,6 +228,11 @@ def measured(solver: Solver, pattern: Pattern) -> Quality:
     llk, r_factor = misfit(expected, solver.target)
     withheld = np.nan if pattern.withheld is None else misfit(expected, pattern.withheld)[0]
     return judge(llk, r_factor, solver.density, solver.support, withheld)
+
+
+def _tightened(thresholds: tuple[float, float, float], tightness: float) -> tuple[float, float, float]:
+    first, middle, last = (min(0.9, tightness * threshold) for threshold in thresholds)
+    return first, middle, last
 
 
 def _enlarged(support: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:

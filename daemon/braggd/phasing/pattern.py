@@ -15,7 +15,7 @@ from braggd.phasing.projections import free_target
 from braggd.phasing.support import fill_smoothly, free_bound
 
 _FEWEST_PHOTONS = 100.0
-_SHARE = 0.98  # of the photons above the background that the middle has to hold, per axis
+_SHARE = 0.999  # of the photons above the background that the middle has to hold, per axis
 _SHORTEST = 48  # an axis of the middle, voxels
 _WORTH = 0.6  # of the volume: a larger middle would save nothing
 _PLANE = 8  # the darkest share of an axis' planes, as 1 / n, shows the background

@@ -1,4 +1,4 @@
-"""Which of several runs is the best: by free log-likelihood, among those that look like one crystal."""
+"""Which of several runs is the best: by free log-likelihood and evenness, among those that look like one crystal."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import fourier
-from braggd.phasing.support import LARGEST_SHARE, components
+from braggd.phasing.support import LARGEST_SHARE, components, typical
 
 _SMALLEST = 64  # voxels: less is no object but a spot, as noise gives it
 _FRAGMENTED = 0.9  # of the support has to be in one piece
 _BEHIND = 1.5  # times the best log-likelihood: another object
 _SYMMETRIC = 0.8  # overlap of a run with its own twin from which it may be both twins at once
 _LESS_SYMMETRIC = 0.1  # by how much the better run has to overlap less with its own
+_UNEVEN = 0.25  # unevenness that makes the rank e times worse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,7 @@ class Quality:
     largest_share: of the support that is in the largest piece
     volume_share: of the volume that is in the support
     twin_overlap: of the object with its own twin, 0..1; 1 for a centrosymmetric crystal without strain
+    unevenness: standard deviation of the modulus over its mean, of the object's solid part
     fault: why the run cannot be one crystal, "" where it can
     """
 
@@ -41,12 +43,19 @@ class Quality:
     largest_share: float
     volume_share: float
     twin_overlap: float
+    unevenness: float
     fault: str = ""
 
     @property
     def rank(self) -> float:
-        """What runs are ranked by, the smaller the better; infinite for one that diverged."""
+        """What runs are ranked by, the smaller the better; infinite for one that diverged.
+
+        The free log-likelihood, the worse the more uneven the object is. A crystal is about as dense everywhere; an
+        object that is too large can explain a blur or another crystal's light, withheld voxels included, but only by
+        an uneven modulus. Right objects were seen at 0.02 to 0.24, such ones at 0.32 and more.
+        """
         value = self.free_llk if np.isfinite(self.free_llk) else self.llk
+        value *= float(np.exp((self.unevenness / _UNEVEN) ** 2))
         return value if np.isfinite(self.llk) and np.isfinite(value) else float("inf")
 
 
@@ -65,6 +74,7 @@ def judge(
         largest_share=float(np.count_nonzero(largest)) / max(1, size),
         volume_share=size / support.size,
         twin_overlap=_twin_overlap(density),
+        unevenness=_unevenness(density[support]),
     )
     return replace(quality, fault=_fault(quality))
 
@@ -76,7 +86,7 @@ def compare(runs: Sequence[Quality]) -> tuple[Quality, ...]:
 
 
 def choose(runs: Sequence[Quality]) -> int:
-    """The index of the best run: without a fault if there is one, then of the smallest free log-likelihood."""
+    """The index of the best run: without a fault if there is one, then of the smallest rank."""
     return min(range(len(runs)), key=lambda i: (bool(runs[i].fault), runs[i].rank))
 
 
@@ -98,6 +108,12 @@ def _beside(run: Quality, best: Quality) -> str:
     if run.twin_overlap > _SYMMETRIC and best.twin_overlap < run.twin_overlap - _LESS_SYMMETRIC:
         return "mixes both twins"
     return "fell behind"
+
+
+def _unevenness(inside: NDArray[np.complex64]) -> float:
+    modulus = np.abs(inside)
+    solid = modulus[modulus > 0.5 * typical(modulus)]
+    return float(solid.std(dtype=np.float64) / solid.mean(dtype=np.float64)) if solid.size else 0.0
 
 
 def _twin_overlap(density: NDArray[np.complex64]) -> float:

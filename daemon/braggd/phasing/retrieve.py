@@ -21,7 +21,7 @@ from braggd.phasing.align import correlation, posed
 from braggd.phasing.ensemble import Ensemble, Run, Seed, measured, refine, solver_for
 from braggd.phasing.modes import aligned, decompose
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
-from braggd.phasing.ranking import Quality
+from braggd.phasing.ranking import Quality, choose
 from braggd.phasing.recipe import Block, iterations, parse
 from braggd.phasing.solver import Schedule
 from braggd.phasing.support import components
@@ -31,8 +31,9 @@ Progress = Callable[[float, str], None]
 __all__ = ["Progress", "Retrieved", "Seed", "merge", "retrieve", "warm_up"]
 
 _POLISH = (Block(20, "ER"),)  # after the merging: the mean of several runs is no longer any run's own fit
+_REFINED = (1.0, 1.8)  # tightness of the support: the withheld voxels tell whether what is faint is crystal or noise
 _ALIKE = 1.3  # times the best free log-likelihood: runs that are merged with the best
-_FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap")
+_FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap", "unevenness")
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -45,9 +46,10 @@ class Retrieved:
     kernels: of the blur by partial coherence, per axis; None: the beam was taken as coherent
     free: bool, the voxels withheld from the fit, zero frequency at n // 2; None: none
     metrics: `llk`, `free_llk` (if voxels were withheld), `r_factor`, `support_voxels`, `components`, `twin_overlap`,
-        `start` (index of the one that won), `starts`, `rejected` (those with a fault), `coherence_z`, `_y`, `_x`
-        (standard deviation of the blur, voxels, if fitted); after merging also `merged` (runs), `mode_share` (of the
-        intensity that is in the first mode), `repeatability` (mean pairwise correlation of the merged runs' moduli)
+        `unevenness`, `start` (index of the one that won), `starts`, `rejected` (those with a fault), `coherence_z`,
+        `_y`, `_x` (standard deviation of the blur, voxels, if fitted); after merging also `merged` (runs), `mode_share`
+        (of the intensity that is in the first mode), `repeatability` (mean pairwise correlation of the merged runs'
+        moduli)
     origin: what won, "random" or a seed's name
     runs: the figures of each start, on the middle of the pattern
     merged: (z, y, x) complex64, the runs that were merged, aligned; empty before merging
@@ -94,16 +96,21 @@ def retrieve(
     whole = prepare(amplitude, valid, guess, free)
     pattern = whole.middle() if config.coarse else whole
     refinement = parse(config.refine)
+    last = _cost(refinement, whole)
     ensemble = Ensemble(pattern, config, [(seed.name, _on(pattern, whole, seed.density)) for seed in seeds])
-    course = _Course(progress, stop, ensemble.total * _cost(ensemble.recipe, pattern) + _cost(refinement, whole))
+    course = _Course(progress, stop, ensemble.total * _cost(ensemble.recipe, pattern) + len(_REFINED) * last)
 
     while len(ensemble.runs) < ensemble.total and not ensemble.settled():
         _start(ensemble, course)
     qualities = ensemble.rank()
-    last = _cost(refinement, whole)
-    course.skip_to_last(last)
-    check = course.stretch(last, refinement, "refining the best start")
-    run = refine(ensemble.best, pattern, whole, refinement, config, check)
+    course.skip_to_last(len(_REFINED) * last)
+
+    def refined(tightness: float) -> Run:
+        check = course.stretch(last, refinement, "refining the best start")
+        return refine(ensemble.best, pattern, whole, refinement, config, check, tightness)
+
+    runs = [refined(tightness) for tightness in _REFINED]
+    run = runs[choose([run.quality for run in runs])]
     return _retrieved(run, ensemble, whole, free, config, qualities)
 
 
@@ -132,7 +139,7 @@ def merge(
         if run.number == found.refined.number:
             return found.refined
         check = course.stretch(more, refinement, "refining the other starts")
-        return refine(run, ensemble.pattern, whole, refinement, config, check)
+        return refine(run, ensemble.pattern, whole, refinement, config, check, found.refined.tightness)
 
     runs = _good([refined(run) for run in _good(ensemble.runs)])
     densities = aligned([fourier.centre(run.solver.density) for run in runs])

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import fourier
+from braggd.phasing.arrays import namespace
 from braggd.phasing.coherence import Kernels, fit_kernels
 from braggd.phasing.likelihood import Likelihood
 from braggd.phasing.projections import (
@@ -27,9 +28,12 @@ from braggd.phasing.projections import (
     within_phase,
 )
 from braggd.phasing.recipe import DETWIN, Block, iterations
-from braggd.phasing.support import half, shrink_wrap
+from braggd.phasing.support import half, shrink_wrap, solid
 
 _FORGETFUL = {"CF", DETWIN, *(name for name, (keep, _) in MIXTURES.items() if keep == 0)}
+
+_UNEVEN_FROM = 0.85  # share of the iterations after which the object's modulus is its own
+_SOLID_EVERY = 10  # iterations between two looks at which part of the object is solid
 
 _Wrap = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
 
@@ -40,20 +44,23 @@ class Schedule:
 
     support_every: iterations between two shrink-wraps, 0: the support stays
     support_threshold: see `braggd.phasing.support.shrink_wrap`; at the first iteration, at 70 % and from 95 % on. A
-        strained crystal is found within a loose support only, and is drawn best by a tight one
+        tight one cuts off what is strained most, whose photons are far from the peak and few
     relative: what the threshold is a share of, "rms" or "max"
     smoothing: width of the shrink-wrap's Gaussian, voxels, at the first and from three quarters on
     most: voxels that the support may have, at the first iteration and from 70 % on
+    uniformity: 0..1, how far the modulus in the object's solid part is drawn to its root mean square at the first
+        iteration, falling to 0 at 85 %
     border: only voxels that near to the support's border may change; 0: all
     coherence_every: iterations between two fits of the coherence
     coherence_from: iteration of the first of them
     """
 
     support_every: int = 20
-    support_threshold: tuple[float, float, float] = (0.16, 0.2, 0.3)
+    support_threshold: tuple[float, float, float] = (0.2, 0.18, 0.18)
     relative: str = "rms"
     smoothing: tuple[float, float] = (2.0, 0.8)
     most: tuple[float, float] = (np.inf, np.inf)
+    uniformity: float = 0.0
     border: int = 0
     coherence_every: int = 25
     coherence_from: int = 0
@@ -71,6 +78,10 @@ class Schedule:
         """How many voxels the support may have after that share of the iterations."""
         first, last = self.most
         return first if first == last else float(np.interp(share, (0, 0.7), (first, last)))
+
+    def evenness(self, share: float) -> float:
+        """How far the modulus is drawn to its root mean square after that share of the iterations."""
+        return self.uniformity * max(0.0, 1 - share / _UNEVEN_FROM)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -113,6 +124,7 @@ class Solver:
         self.target, self.density, self.support, self.kernels = target, density, support, kernels
         self.soft, self.phase_limit = soft, phase_limit
         self._likelihood: Likelihood | None = None
+        self._solid: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
 
     def run(self, recipe: tuple[Block, ...], schedule: Schedule, check: Callable[[int], None]) -> None:
         """Iterate; `check` is called with the number of the iteration, and may raise to give up."""
@@ -125,7 +137,10 @@ class Solver:
                 done += 1
                 due = bool(schedule.support_every) and done % schedule.support_every == 0
                 wrap = self._wrapping(schedule, done / total) if due else None
-                self._iterate(block.algorithm, blurred=fitted, wrap=wrap)
+                evenness = schedule.evenness(done / total)
+                if not evenness or done % _SOLID_EVERY == 1:
+                    self._solid = None
+                self._iterate(block.algorithm, blurred=fitted, wrap=wrap, evenness=evenness)
                 check(done)
             self._likelihood = None
 
@@ -157,7 +172,7 @@ class Solver:
             border=schedule.border,
         )
 
-    def _iterate(self, algorithm: str, *, blurred: bool, wrap: _Wrap | None) -> None:
+    def _iterate(self, algorithm: str, *, blurred: bool, wrap: _Wrap | None, evenness: float) -> None:
         """One iteration; `wrap` makes the next support of the modulus of the projected object."""
         if algorithm == "ML":
             projected = self._descend(blurred=blurred)
@@ -165,6 +180,8 @@ class Solver:
             # what does not look back on the density before can do without a second array
             projected = self.density if algorithm in _FORGETFUL else self._wave
             self._project(self.density, projected, blurred=blurred)
+            if evenness:
+                self._even_out(projected, evenness)
         support = self.support
         if wrap is not None:
             intensity(projected, self._coherent)
@@ -179,6 +196,19 @@ class Solver:
         elif algorithm != "ML":
             update(self.density, projected, inside, "ER" if algorithm == DETWIN else algorithm)
         self.support = support
+
+    def _even_out(self, projected: NDArray[np.complex64], evenness: float) -> None:
+        """Draw the modulus of the object's solid part towards its root mean square.
+
+        A crystal is about as dense everywhere: holes where the phase winds are what the search gets caught in. Only
+        what is solid is evened out, since the support reaches beyond the object.
+        """
+        if self._solid is None:
+            intensity(projected, self._coherent)
+            modulus = np.sqrt(self._coherent, out=self._coherent)
+            places, level = solid(modulus, self.support)
+            self._solid = places, namespace(modulus).full(places.shape, level, np.float32)
+        pull(projected, *self._solid, evenness)
 
     def _inside(self, projected: NDArray[np.complex64], algorithm: str) -> NDArray[np.bool_]:
         """The support that this iteration's constraint is."""

@@ -20,6 +20,8 @@ _FAINTEST = 0.002  # of the autocorrelation's maximum: below are the tails of a 
 _SIGMAS = 5.0  # of the photons' noise in the autocorrelation, which is the root of their number
 _SHRINK = 0.65  # of the autocorrelation's extents: half would just hold a centrosymmetric object
 _VOXELS_PER_VOXEL = 7.5  # of the autocorrelation above its noise, per voxel of the object
+_SOLID = 0.8  # of the smoothed modulus' root mean square within the support
+_SOLID_BLUR = 1.0  # width of the Gaussian that smoothes it, voxels
 
 
 def fill_smoothly(amplitude: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -84,8 +86,9 @@ def shrink_wrap(
     """The support where the smoothed modulus is above a level; it may grow as well as shrink.
 
     modulus: float32, of the object after the modulus projection, overwritten; widths: of the Gaussian, voxels
-    threshold: level, as a share of the smoothed modulus' root mean square within the present support ("rms"), which a
-        few bright voxels hardly change, or of its maximum ("max")
+    threshold: level, as a share of the smoothed modulus' root mean square within the present support ("rms") or of its
+        maximum ("max"); of the root mean square where the object is (see `typical`), as empty voxels in a support that
+        is too large would otherwise lower it, and let it grow further
     before: the present support; kept where nothing is above the level
     most: voxels that the support may have; never more than LARGEST_SHARE of the volume
     border: only voxels that near to the border of the present support may change; 0: all
@@ -95,11 +98,32 @@ def shrink_wrap(
     """
     smooth = np.empty_like(modulus)
     blur(modulus, smooth, widths)
-    reference = _root_mean_square(smooth[before]) if relative == "rms" else float(smooth.max())
+    reference = typical(smooth[before]) if relative == "rms" else float(smooth.max())
     support = _not_above(smooth, threshold * reference, int(min(most, LARGEST_SHARE * smooth.size)), modulus)
     if border:
         support = np.where(_near_border(before, border), support, before)
     return support if support.any() else before
+
+
+def solid(modulus: NDArray[np.float32], support: NDArray[np.bool_]) -> tuple[NDArray[np.int64], float]:
+    """Where the object is solid rather than its blurred border or nothing, and how dense it is there.
+
+    modulus: float32, of the object after the modulus projection
+    Returns flat indices of the support's voxels whose smoothed modulus is at least 0.8 of its root mean square within
+    the support, and the root mean square of the modulus there (0 where there are none).
+    """
+    smooth = np.empty_like(modulus)
+    blur(modulus, smooth, (_SOLID_BLUR,) * 3)
+    places = (support & (smooth >= _SOLID * _root_mean_square(smooth[support]))).reshape(-1).nonzero()[0]
+    return places, _root_mean_square(modulus.reshape(-1)[places])
+
+
+def typical(modulus: NDArray[np.float32]) -> float:
+    """Root mean square of moduli, those below half of it left out: the density of an object about as dense everywhere.
+
+    So neither a few bright voxels nor many empty ones change it much.
+    """
+    return _root_mean_square(modulus[modulus > 0.5 * _root_mean_square(modulus)])
 
 
 def components(support: NDArray[np.bool_]) -> tuple[int, NDArray[np.bool_]]:

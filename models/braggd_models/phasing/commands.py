@@ -19,6 +19,7 @@ def score_phasing(
     recipe: Annotated[str, typer.Option(help="Of the starts, as 1700*RAAR; empty: the default.")] = "",
     starts: Annotated[int, typer.Option(help="At most, until two agree.")] = 5,
     merging: Annotated[bool, typer.Option(help="Also do the final stage.")] = True,
+    jobs: Annotated[int, typer.Option(help="Crystals phased at once, one thread each.")] = 1,
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file.")] = Path("models/BENCHMARKS.md"),
 ) -> None:
     """Phase simulated crystals without a hand in between, and count those that are solved."""
@@ -29,7 +30,9 @@ def score_phasing(
         config = msgspec.structs.replace(config, recipe=recipe)
     console = Console()
     outcomes = []
-    for outcome in track(run(cases(crystals), config, merging=merging), "phasing", total=crystals, console=console):
+    for outcome in track(
+        run(cases(crystals), config, merging=merging, jobs=jobs), "phasing", total=crystals, console=console
+    ):
         outcomes.append(outcome)
         case = outcome.case
         console.print(
@@ -39,9 +42,9 @@ def score_phasing(
             highlight=False,
         )
     told = f" --recipe '{recipe}'" if recipe else ""
-    command = (
-        f"braggd-models score phasing --crystals {crystals} --starts {starts}{told}{'' if merging else ' --no-merging'}"
-    )
+    told += "" if merging else " --no-merging"
+    told += f" --jobs {jobs}" if jobs > 1 else ""
+    command = f"braggd-models score phasing --crystals {crystals} --starts {starts}{told}"
     text = (
         f"## Phasing: simulated crystals solved by {config.recipe}\n\n"
         "Accuracy (Masto, eq. 4.5) of 95 % and more; Poisson noise, hot pixels and a flat background in the data, no "
