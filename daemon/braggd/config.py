@@ -107,7 +107,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
     recipe: str = "1000*HIO + 400*RAAR + 300*ER"
-    refine: str = "100*RAAR + 200*ER"
+    refine: str = "200*RAAR + 200*ER"
     coarse: bool = True
     coherence: bool = True
     free_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.05

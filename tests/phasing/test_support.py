@@ -14,6 +14,7 @@ from braggd.phasing.support import (
     free_bound,
     middle,
     shrink_wrap,
+    solid,
 )
 
 
@@ -81,6 +82,27 @@ def test_a_few_bright_voxels_do_not_shrink_the_support():
     assert shrink_wrap(modulus.copy(), (0.5,) * 3, 0.3, truth, relative="max").sum() < 0.1 * truth.sum()
 
 
+def test_a_support_that_is_too_large_does_not_let_itself_grow():
+    shape, at = (24, 24, 24), (12, 12, 12)
+    truth, large = ball(shape, 5, at), ball(shape, 10, at)
+    modulus = np.where(truth, 1, 0.12 * ball(shape, 11, at)).astype(np.float32)
+    assert np.sqrt(np.mean(modulus[large] ** 2)) * 0.3 < 0.12  # what a plain root mean square would come to
+    found = shrink_wrap(modulus.copy(), (0.3,) * 3, 0.3, large)
+    np.testing.assert_array_equal(found, truth)
+
+
+def test_the_solid_part_leaves_out_the_border_and_what_is_empty():
+    shape, at = (24, 24, 24), (12, 12, 12)
+    truth = ball(shape, 6, at)
+    places, level = solid(2 * truth.astype(np.float32), ball(shape, 9, at))
+    found = np.zeros(shape, bool)
+    found.reshape(-1)[places] = True
+    assert found[ball(shape, 4, at)].all()
+    assert not found[~ball(shape, 7, at)].any()
+    assert level == pytest.approx(2, rel=0.1)
+    assert solid(np.zeros(shape, np.float32), truth)[1] == 0
+
+
 def test_shrink_wrap_neither_vanishes_nor_fills_the_volume():
     shape = (24, 24, 24)
     before = ball(shape, 6, (12, 12, 12))
@@ -128,6 +150,17 @@ def test_the_free_voxels_rank_the_runs_and_tell_which_fell_behind():
     assert [run.fault for run in compare([fits_noise, honest, far])] == ["", "", "fell behind"]
 
 
+def test_an_uneven_object_loses_to_an_even_one_that_fits_a_little_worse():
+    support = ball((24, 24, 24), 8, (12, 12, 12))
+    even = support.astype(np.complex64)
+    bright = np.where(ball((24, 24, 24), 4, (12, 12, 12)), 1.0, 0.55) * support
+    uneven = (bright * np.random.default_rng(0).uniform(0.5, 1.5, support.shape)).astype(np.complex64)
+    fits, honest, far = judge(0.5, 0.1, uneven, support), judge(0.7, 0.1, even, support), judge(8.0, 0.1, even, support)
+    assert honest.unevenness < 0.01 < 0.3 < fits.unevenness
+    assert choose([fits, honest]) == 1
+    assert choose([fits, far]) == 0
+
+
 def test_a_run_that_is_both_twins_at_once_is_rejected_beside_one_that_is_not(crystals):
     density, _ = crystals.faceted(32, radius=7.0, phase=4.0, seed=1)
     twins = density + twin_of(density)
@@ -160,6 +193,7 @@ def test_runs_that_are_no_single_crystal_lose_to_one_that_is():
 
 def test_the_middle_of_a_pattern_gives_the_same_object_on_a_coarser_grid(crystals):
     density, _ = crystals.faceted(96, radius=9.0, phase=0.5)
+    density = ndimage.gaussian_filter(density, 1.3)  # so that its middle holds nearly all photons
     wave = crystals.wave_of(density)
     pattern = prepare(np.abs(wave).astype(np.float32), np.ones(wave.shape, bool), None)
     middle_of_it = pattern.middle()

@@ -31,7 +31,7 @@ Progress = Callable[[float, str], None]
 __all__ = ["Progress", "Retrieved", "Seed", "merge", "retrieve", "warm_up"]
 
 _POLISH = (Block(20, "ER"),)  # after the merging: the mean of several runs is no longer any run's own fit
-_REFINED = (1.0, 1.8)  # tightness of the support: the withheld voxels tell whether what is faint is crystal or noise
+_REFINED = (0.65, 1.0, 1.8)  # tightness of the support: the withheld voxels tell whether what is faint is crystal or noise
 _ALIKE = 1.3  # times the best free log-likelihood: runs that are merged with the best
 _FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap", "unevenness")
 
