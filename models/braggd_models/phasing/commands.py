@@ -1,17 +1,48 @@
-"""`braggd-models score phasing`."""
+"""`braggd-models train phase`, `score phasing`."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import track
 
 from braggd.config import PhasingConfig
 from braggd_models.benchmarks import machine, replace_section
+
+
+FOLDER = Path("models/runs")
+
+
+def train_phase(
+    net: Annotated[str, typer.Option(help="Which network; seed is the one that braggd ships.")] = "seed",
+    folder: Annotated[Path | None, typer.Option(help="Of the run; it goes on there where it was.")] = None,
+    minutes: Annotated[float, typer.Option(help="Of training in all; pauses do not count.")] = 120,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-3,
+    decay: Annotated[float, typer.Option(help="Share of the time over which the rate falls at the end.")] = 0.4,
+    batch: Annotated[int, typer.Option(help="Crystals per step; 0: as the network wants.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the crystals.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that simulate; 0: none beside the training.")] = 0,
+    threads: Annotated[int, typer.Option(help="Of the CPU; 0: as PyTorch chooses.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Train a network that predicts the phase, or go on training it. `export phase` makes it usable."""
+    from braggd_models.phasing.nets import NETS
+    from braggd_models.phasing.train import train
+    from braggd_models.training import Plan
+
+    if net not in NETS:
+        raise typer.BadParameter(f"{net}: choose one of {', '.join(NETS)}", param_hint="--net")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    place = folder or FOLDER / f"phase-{net}"
+    plan = Plan(minutes=minutes, rate=rate, decay=decay, threads=threads)
+    run = train(place, net, plan, batch=batch, seed=seed, workers=workers, device=device)
+    Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
 
 
 def score_phasing(
