@@ -1,98 +1,112 @@
 """The network that gives refinement its start: from the middle of a pattern to the object at low resolution.
 
-Two domains, with Fourier transforms as layers between them. A U-Net in reciprocal space guesses several phases of the
-wave. Each gives an object, and convolutions in real space, where a crystal is compact and its phase smooth, make one
-object of them; its wave keeps only its phases, the moduli are measured. The last steps are repeated: what
-the measured moduli make of the object is seen beside it, as in iterative phasing, but the projection onto what crystals
-look like is learnt. Masked voxels are an input, and are filled on the way.
+Phase retrieval whose projection onto what crystals look like is learnt. As in iterative phasing, the wave of an object
+gets the measured moduli, which gives an object again; but in place of a support, a small U-Net in real space, where a
+crystal is compact and its phase smooth, makes the next object of both and of the autocorrelation. It begins with random
+phases, which choose between the twins where one pass would mix them, and the same weights do every step. Masked voxels
+are free, and so are filled on the way.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from braggd_models.phasing import fourier
-from braggd_models.phasing.layers import Residual, UNet, active, fold, unfold
+from braggd_models.phasing.crystals import EDGE
+from braggd_models.phasing.layers import UNet, fold, unfold
 from braggd_models.phasing.losses import unit
 
+BOX = 20
+"""Voxels about the object's middle that are kept, along each axis."""
+
 _FILL = 0.05  # share of the volume that a crystal fills, about: sets the unit of objects
+_DARK = 1e-4  # of the autocorrelation, as a share of its middle: where its logarithm ends
+_SMOOTHING, _THRESHOLD = 0.7, 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """A pattern as the steps need it; float32 all.
+
+    amplitude: (batch, EDGE, EDGE, EDGE), so scaled that objects have a modulus of about 1, 0 where not measured
+    measured: likewise, 1 or 0
+    correlated: (batch, BOX, BOX, BOX), logarithm of the autocorrelation's modulus, 0 to 1
+    """
+
+    amplitude: Tensor
+    measured: Tensor
+    correlated: Tensor
+
+    @classmethod
+    def of(cls, intensity: Tensor, measured: Tensor) -> Data:
+        """Of photons and where they were measured, (batch, EDGE, EDGE, EDGE) float32 both."""
+        counts = intensity * measured
+        power = counts.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        amplitude = (counts * (_FILL * EDGE**6 / power)).sqrt()
+        correlated = fourier.inverse(torch.complex(amplitude.square(), torch.zeros_like(amplitude)), BOX).abs()
+        share = correlated / correlated.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
+        return cls(amplitude, measured, 1 - share.clamp_min(_DARK).log() / torch.tensor(_DARK).log())
+
+    def fitted(self, density: Tensor) -> Tensor:
+        """The object whose wave has the measured moduli and else is that of `density`, (batch, BOX, BOX, BOX)."""
+        wave = fourier.forward(density, EDGE)
+        wave = unit(wave) * (self.amplitude * self.measured) + wave * (1 - self.measured)
+        return fourier.inverse(wave, BOX)
+
+    def begun(self, phase: Tensor) -> Tensor:
+        """The object of the measured moduli with these phases, (batch or 1, EDGE, EDGE, EDGE) rad."""
+        return normalised(fourier.inverse(torch.polar(self.amplitude, phase.expand_as(self.amplitude)), BOX))
 
 
 class SeedNet(nn.Module):
-    """Intensity to waves, the last of which is the answer; see `forward`.
+    """Photons to a wave; see `forward`. widths: channels of the U-Net's levels; steps: that `forward` does."""
 
-    guesses: phases that the first part proposes; steps: repetitions of the last part
-    widths: channels of the first part's levels; hidden: of the others; box: voxels about the object's middle that are kept
-    """
+    plain = ("net.head",)  # left to AdamW by the optimiser
 
-    plain = ("first.head",)  # left to AdamW by the optimiser
-
-    def __init__(
-        self,
-        widths: tuple[int, ...] = (32, 96, 256),
-        guesses: int = 4,
-        hidden: int = 64,
-        blocks: int = 2,
-        steps: int = 1,
-        box: int = 20,
-    ) -> None:
+    def __init__(self, widths: tuple[int, ...] = (64, 192), steps: int = 12) -> None:
         super().__init__()
-        self.guesses, self.box = guesses, box
-        self.first = UNet(3 * 8, (2 * guesses + 1) * 8, widths)
-        self.merge = Refiner(2 * guesses, hidden, blocks)
-        self.refine = nn.ModuleList(Refiner(4, hidden, blocks) for _ in range(steps))
+        self.steps = steps
+        self.net = UNet(5 * 8, 2 * 8, widths)
+        phases = 2 * torch.pi * torch.rand(1, EDGE, EDGE, EDGE, generator=torch.Generator().manual_seed(1))
+        self.register_buffer("start", phases)
+
+    def step(self, density: Tensor, data: Data) -> Tensor:
+        """The next object, (batch, BOX, BOX, BOX) complex64."""
+        fitted = data.fitted(density)
+        seen = torch.stack([density.real, density.imag, fitted.real, fitted.imag, data.correlated], 1)
+        change = unfold(self.net(fold(seen))).float()
+        return normalised(fitted + torch.complex(change[:, 0], change[:, 1]))
 
     def forward(self, intensity: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
-        """Guesses (batch, guesses, n, n, n) and answers (batch, 1 + steps, n, n, n), complex64 waves.
+        """The wave, (batch, EDGE, EDGE, EDGE) complex64, and its misfit, (batch,).
 
-        intensity: (batch, n, n, n) float32, photons, zero frequency at n // 2; measured: float32, 1 or 0
-        Where measured, a guess has the measured modulus; of the answers only the phase means anything.
+        intensity: (batch, EDGE, EDGE, EDGE) float32, photons, zero frequency at EDGE // 2; measured: float32, 1 or 0
+        misfit: the share of the measured amplitude that the object misses once it is cut to its bright part
         """
-        seen, amplitude = features(intensity, measured)
-        made = unfold(self.first(fold(seen))).float()
-        fill = torch.sigmoid(made[:, -1]) * amplitude.amax((1, 2, 3), keepdim=True)
-        amplitude = amplitude * measured + fill * (1 - measured)
-        # objects of about modulus 1
-        power = amplitude.square().sum((1, 2, 3), keepdim=True)
-        amplitude = amplitude * (_FILL * measured[0].numel() ** 2 / power.clamp_min(1e-12)).sqrt()
-        fields = torch.complex(made[:, : self.guesses], made[:, self.guesses : -1])
-        guesses = unit(fields) * amplitude[:, None]
-        objects = fourier.inverse(guesses, self.box)
-        answer = self.merge(objects, objects.mean(1))
-        answers = [fourier.forward(answer, intensity.shape[-1])]
-        for refine in self.refine:
-            fitted = fourier.inverse(unit(answers[-1]) * amplitude, self.box)
-            answer = refine(torch.stack([answer, fitted], 1), fitted)
-            answers.append(fourier.forward(answer, intensity.shape[-1]))
-        return guesses, torch.stack(answers, 1)
+        data = Data.of(intensity, measured)
+        density = data.begun(self.start)
+        for _ in range(self.steps):
+            density = self.step(density, data)
+        density = data.fitted(density)
+        wave = fourier.forward(density * bright(density), EDGE)
+        missed = ((wave.abs() - data.amplitude) * measured).abs().sum((1, 2, 3))
+        return wave, missed / data.amplitude.sum((1, 2, 3)).clamp_min(1e-12)
 
 
-class Refiner(nn.Module):
-    """Objects in a box, (batch, channels / 2, n, n, n) complex64, to one, as what is added to a start."""
-
-    def __init__(self, channels: int, hidden: int, blocks: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv3d(channels * 8, hidden, 3, padding=1)
-        self.blocks = nn.ModuleList(Residual(hidden) for _ in range(blocks))
-        self.head = nn.Conv3d(hidden, 16, 3, padding=1)
-
-    def forward(self, objects: Tensor, start: Tensor) -> Tensor:
-        """objects: (batch, k, n, n, n), start: (batch, n, n, n), complex64; returns the same shape as the start."""
-        x = self.stem(fold(torch.cat([objects.real, objects.imag], 1)))
-        for block in self.blocks:
-            x = block(x)
-        made = unfold(self.head(active(x))).float()
-        return start + torch.complex(made[:, 0], made[:, 1])
+def normalised(density: Tensor) -> Tensor:
+    """Brought to the power that the measured moduli have."""
+    power = density.real.square() + density.imag.square()
+    mean = power.mean((1, 2, 3), keepdim=True)
+    return density * ((_FILL * EDGE**3 / BOX**3) / (mean + 1e-12)).sqrt()
 
 
-def features(intensity: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
-    """What networks see, (batch, 3, n, n, n), and the measured amplitude, brightest 1, (batch, n, n, n); float32.
-
-    log(1 + counts) and amplitude, both scaled to 0..1, and what was measured
-    """
-    counts = intensity * measured
-    top = counts.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
-    amplitude = (counts / top).sqrt()
-    logs = torch.log1p(counts) / torch.log1p(top)
-    return torch.stack([logs, amplitude, measured], 1), amplitude
+def bright(density: Tensor) -> Tensor:
+    """1 where the smoothed modulus is above a share of its maximum, else 0, float32."""
+    at = torch.arange(density.shape[-1], dtype=torch.float32, device=density.device)
+    kernel = torch.exp(-0.5 * ((at[:, None] - at[None]) / _SMOOTHING) ** 2)
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    smooth = fourier.separable(density.abs(), kernel, kernel, kernel)
+    return (smooth > _THRESHOLD * smooth.amax((1, 2, 3), keepdim=True)).float()

@@ -27,7 +27,7 @@ class Batches(IterableDataset[Crystals]):
         number += self.start
         while True:
             generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_000_007 + number)
-            yield self.kind.prepare(draw(self.size, generator, self.kind.ranges, self.kind.edge), generator)
+            yield draw(self.size, generator, self.kind.ranges, self.kind.edge)
             number += workers
 
 
@@ -51,8 +51,11 @@ def train(
     torch.manual_seed(seed)
     run = resumed(kind.build(), folder, plan, place)
     simulating = torch.device("cpu") if workers else place
-    data = Batches(kind, seed, batch or kind.batch, simulating, run.step)
+    size = batch or kind.batch
+    data = Batches(kind, seed, size, simulating, run.step)
     loader = DataLoader(data, None, num_workers=workers, prefetch_factor=4 if workers else None)
-    check = checker(kind.apply, place, edge=kind.edge) if kind.checked else None
-    fit(run, kind.apply, iter(loader), kind.loss, plan, folder, device=place, check=check, title=name)
+    rng = torch.Generator(simulating).manual_seed(seed + run.step)
+    batches = kind.feed(iter(loader), size, rng)
+    check = checker(kind.predict, place, edge=kind.edge) if kind.predict else None
+    fit(run, kind.apply, batches, kind.loss, plan, folder, device=place, check=check, title=name)
     return run
