@@ -1,4 +1,4 @@
-"""`braggd-models train phase`, `score phasing`."""
+"""`braggd-models train phase`, `export phase`, `score phasing`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from braggd_models.benchmarks import machine, replace_section
 
 
 FOLDER = Path("models/runs")
+SHIPPED = Path(__file__).parents[1] / "weights" / "phase.onnx"
 
 
 def train_phase(
@@ -43,6 +44,17 @@ def train_phase(
     plan = Plan(minutes=minutes, rate=rate, decay=decay, threads=threads)
     run = train(place, net, plan, batch=batch, seed=seed, workers=workers, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
+
+
+def export_phase(
+    folder: Annotated[Path | None, typer.Option(help="Of the run.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.onnx; its card is FILE.json.")] = SHIPPED,
+) -> None:
+    """Write the trained network `seed` as the daemon runs it."""
+    from braggd_models.phasing.export import export_run
+
+    export_run(folder or FOLDER / "phase-seed", output)
+    Console().print(f"{output}, {output.stat().st_size / 1e6:.1f} MB", highlight=False)
 
 
 def score_phasing(

@@ -22,8 +22,12 @@ from braggd_models.phasing.losses import unit
 BOX = 20
 """Voxels about the object's middle that are kept, along each axis."""
 
-_FILL = 0.05  # share of the volume that a crystal fills, about: sets the unit of objects
-_DARK = 1e-4  # of the autocorrelation, as a share of its middle: where its logarithm ends
+FILL = 0.05
+"""Share of the volume that a crystal fills, about: sets the unit of objects."""
+
+DARK = 1e-4
+"""Where the logarithm of the autocorrelation ends, as a share of its middle."""
+
 _SMOOTHING, _THRESHOLD = 0.7, 0.2
 
 
@@ -45,10 +49,10 @@ class Data:
         """Of photons and where they were measured, (batch, EDGE, EDGE, EDGE) float32 both."""
         counts = intensity * measured
         power = counts.sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
-        amplitude = (counts * (_FILL * EDGE**6 / power)).sqrt()
+        amplitude = (counts * (FILL * EDGE**6 / power)).sqrt()
         correlated = fourier.inverse(torch.complex(amplitude.square(), torch.zeros_like(amplitude)), BOX).abs()
         share = correlated / correlated.amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-        return cls(amplitude, measured, 1 - share.clamp_min(_DARK).log() / torch.tensor(_DARK).log())
+        return cls(amplitude, measured, 1 - share.clamp_min(DARK).log() / torch.tensor(DARK).log())
 
     def fitted(self, density: Tensor) -> Tensor:
         """The object whose wave has the measured moduli and else is that of `density`, (batch, BOX, BOX, BOX)."""
@@ -100,7 +104,7 @@ def normalised(density: Tensor) -> Tensor:
     """Brought to the power that the measured moduli have."""
     power = density.real.square() + density.imag.square()
     mean = power.mean((1, 2, 3), keepdim=True)
-    return density * ((_FILL * EDGE**3 / BOX**3) / (mean + 1e-12)).sqrt()
+    return density * ((FILL * EDGE**3 / BOX**3) / (mean + 1e-12)).sqrt()
 
 
 def bright(density: Tensor) -> Tensor:
