@@ -27,7 +27,11 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 1e-4,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        """plain: beginnings of the names of parameters that AdamW is to have; precision: that matrices are made orthogonal in."""
+        """Sort the parameters.
+
+        plain: beginnings of the names of parameters that AdamW is to have
+        precision: that matrices are made orthogonal in
+        """
         self.precision = precision
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -162,7 +163,7 @@ def centre_of(counts: Floats) -> tuple[float, float, float]:
     return z, y, x
 
 
-def _along(axis: int, matrix: NDArray[np.generic], volume: NDArray[np.generic]) -> NDArray[np.generic]:
+def _along(axis: int, matrix: NDArray[Any], volume: NDArray[Any]) -> NDArray[Any]:
     """A matrix applied along one axis."""
     moved = np.tensordot(matrix, volume, axes=(1, axis))
     return np.moveaxis(moved, 0, axis)

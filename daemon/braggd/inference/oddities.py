@@ -1,4 +1,4 @@
-"""Patterns unlike those that phase networks learn from: without fringes, of two crystals, or of a peak that is split."""
+"""Patterns unlike those that phase networks learn from: without fringes, of two crystals, or with a split peak."""
 
 from __future__ import annotations
 

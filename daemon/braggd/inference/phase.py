@@ -41,7 +41,7 @@ class Predicted:
     support: bool, likewise
     misfit: the share of the measured amplitude that the object in its support misses, at the network's resolution
     warnings: sentences: what was wanted and not got, and what about the pattern is unlike what the network has learnt
-    degraded: the part of the warnings that tells why there is no prediction, or on what else it ran; "" where all is well
+    degraded: of the warnings, why there is no prediction or on what else it ran; "" where all is well
     provider: what the network ran on, "" where it did not; model_hash: SHA-256 of its file
     seconds: that it took
     """

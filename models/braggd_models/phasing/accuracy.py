@@ -20,7 +20,8 @@ def accuracy(wave: Tensor, truth: Tensor) -> Tensor:
 
 
 def _object(wave: Tensor) -> Tensor:
-    return torch.fft.ifftn(torch.fft.ifftshift(wave, (1, 2, 3)), dim=(1, 2, 3))
+    density: Tensor = torch.fft.ifftn(torch.fft.ifftshift(wave, (1, 2, 3)), dim=(1, 2, 3))
+    return density
 
 
 def _compared(density: Tensor, truth: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Crystals by the thousand, simulated in batches on the device that trains: the scale that phase networks see.
 
-A crystal's box is EDGE / oversampling voxels wide along every axis, whatever the scan: `braggd.inference.phase` resamples
-patterns to that. Of the pattern only the middle EDGE voxels are there, which is the object at low resolution. Facets,
-strain and noise as in `braggd_models.simulate`, which is the slower and independent simulator that nets are scored on.
+A crystal's box is EDGE / oversampling voxels wide along every axis, whatever the scan: `braggd.inference.framing`
+resamples patterns to that. Of the pattern only the middle EDGE voxels are there, which is the object at low resolution.
+Facets, strain and noise as in `braggd_models.simulate`, which is the slower and independent simulator that nets are scored on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _BOX = 20  # voxels of the object's array that are filled
 class Ranges:
     """What is drawn. A pair is a range, of which every crystal draws its own value.
 
-    phase_range: rad, peak to peak; oversampling: per axis; peak: photons in the brightest voxel, evenly in the logarithm
+    phase_range: rad, peak to peak; oversampling: per axis; peak: photons in the brightest voxel, by their logarithm
     off_peak: largest distance of the zero frequency from the middle, voxels
     gaps: share of patterns with masked stripes and crosses; cropped: share whose outer part was not measured
     blurred: share that is partially coherent; alien: share with another crystal's peak at the side
@@ -90,7 +90,9 @@ def draw(count: int, rng: torch.Generator, ranges: Ranges | None = None, edge: i
     phase, kind = strained.draw(modulus, line, half, phase_range, rng)
     tilt = 0.3 * uniform(-1, 1, 3) * (uniform(0, 1, 1) < 0.3) / half
     modulus = modulus * (1 + _plane(tilt, line)).clamp_min(0.2)
-    modulus = modulus * (1 + uniform(0, 0.04)[:, None, None, None] * torch.randn(modulus.shape, generator=rng, device=device))
+    modulus = modulus * (
+        1 + uniform(0, 0.04)[:, None, None, None] * torch.randn(modulus.shape, generator=rng, device=device)
+    )
 
     off = uniform(-1, 1, 3) * r.off_peak
     lines = [fourier.matrix(fourier.centred(edge, device) - off[:, axis, None], line, edge) for axis in range(3)]

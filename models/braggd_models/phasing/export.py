@@ -87,7 +87,7 @@ def export_run(folder: Path, path: Path) -> None:
         "command": "braggd-models train phase",
         "training steps": run.step,
         "minutes": round(run.seconds / 60, 1),
-        "scores": "accuracy in percent of held-out low-resolution crystals, 2 pi to 5 pi, gaps in some; losses beside it",
+        "scores": "accuracy in percent of held-out low-resolution crystals, 2 pi to 5 pi, some with gaps; losses",
         "score": {name: round(value, 4) for name, value in run.curve[-1].items()} if run.curve else {},
     }
     run.averaged.eval()

@@ -1,6 +1,6 @@
-"""Small discrete Fourier transforms as matrix products: batched, differentiable, of parts of a grid, and in any runtime.
+"""Small discrete Fourier transforms as matrix products: batched, differentiable, of parts of a grid.
 
-The zero frequency and the object's middle lie at n // 2. `forward` of an object of modulus 1 is the sum over its voxels.
+The zero frequency and the object's middle lie at n // 2. `forward` sums over the voxels, `inverse` carries 1/N.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def centred(count: int, device: torch.device | None = None) -> Tensor:
 def separable(volume: Tensor, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Apply a matrix along each of the last three axes.
 
-    volume: (..., a, b, c); z, y, x: (..., p, a), (..., q, b), (..., r, c), of the volume's dtype. Returns (..., p, q, r).
+    volume: (..., a, b, c); z, y, x: (..., p, a), (..., q, b), (..., r, c), of the volume's dtype
+    Returns (..., p, q, r).
     """
     a, b = volume.shape[-3:-1]
     lead = volume.shape[:-3]
@@ -37,9 +38,7 @@ def separable(volume: Tensor, z: Tensor, y: Tensor, x: Tensor) -> Tensor:
 
 def forward(density: Tensor, edge: int) -> Tensor:
     """The wave, (..., edge, edge, edge), of a density in a box about the middle, complex64 both."""
-    lines = [
-        matrix(centred(edge, density.device), centred(size, density.device), edge) for size in density.shape[-3:]
-    ]
+    lines = [matrix(centred(edge, density.device), centred(size, density.device), edge) for size in density.shape[-3:]]
     return separable(density, *lines)
 
 

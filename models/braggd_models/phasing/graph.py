@@ -16,6 +16,13 @@ Pair = tuple[Tensor, Tensor]
 class Graph(nn.Module):
     """What is exported: `intensity`, `measured` to `wave`, (batch, 2, EDGE, EDGE, EDGE), and `misfit`, (batch,)."""
 
+    out_real: Tensor
+    out_imag: Tensor
+    back_real: Tensor
+    back_imag: Tensor
+    start_real: Tensor
+    start_imag: Tensor
+
     def __init__(self, net: SeedNet) -> None:
         super().__init__()
         self.net, self.steps = net.net, net.steps

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import torch
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -48,9 +49,9 @@ class UNet(nn.Module):
     def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.stem = nn.Conv3d(inputs, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv3d(a, b, 2, stride=2) for a, b in pairwise(widths))
         self.encode = nn.ModuleList(Residual(width) for width in widths)
-        self.up = nn.ModuleList(nn.Conv3d(b, 8 * a, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(nn.Conv3d(b, 8 * a, 1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(Residual(width) for width in widths[:-1])
         self.head = nn.Conv3d(widths[0], outputs, 1)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class TwoDecoders(nn.Module):
         self.middle = _pair(sizes[-1], sizes[-1])
         # the object's box is half as wide: the decoders end one level early
         wide = list(reversed(sizes))
-        self.modulus = nn.ModuleList(_pair(a, b) for a, b in zip(wide, wide[1:], strict=False))
-        self.phase = nn.ModuleList(_pair(a, b) for a, b in zip(wide, wide[1:], strict=False))
+        self.modulus = nn.ModuleList(_pair(a, b) for a, b in pairwise(wide))
+        self.phase = nn.ModuleList(_pair(a, b) for a, b in pairwise(wide))
         self.last = nn.ModuleList(nn.Conv3d(sizes[0], 1, 3, padding=1) for _ in range(2))
 
     def forward(self, amplitude: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ class ComplexUNet(nn.Module):
         self.encoder = nn.ModuleList(ComplexConv(a, b) for a, b in zip((1, *sizes), sizes, strict=False))
         self.second = nn.ModuleList(ComplexConv(size, size) for size in sizes)
         wide = list(reversed(sizes))
-        self.decoder = nn.ModuleList(ComplexConv(a + b, b) for a, b in zip(wide, wide[1:], strict=False))
+        self.decoder = nn.ModuleList(ComplexConv(a + b, b) for a, b in pairwise(wide))
         self.after = nn.ModuleList(ComplexConv(size, size) for size in wide[1:])
         self.last = ComplexConv(sizes[0], 1, 1)
 

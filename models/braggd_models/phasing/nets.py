@@ -90,7 +90,9 @@ def _patches(net: nn.Module, batch: patches.Patches) -> Tensor:
 
 _WHOLE = Ranges(gaps=0.0, cropped=0.0)
 _LITTLE = Ranges(gaps=0.0, cropped=0.0, phase_range=(0.0, 1.5))
-_PLANES = Kind(build=rspnets.high_strain, feed=planes.planes, apply=_planes, loss=planes.plane_wca, edge=64, ranges=_WHOLE)
+_PLANES = Kind(
+    build=rspnets.high_strain, feed=planes.planes, apply=_planes, loss=planes.plane_wca, edge=64, ranges=_WHOLE
+)
 _PATCHES = Kind(
     build=rspnets.centre_patch,
     feed=patches.centre_patches,
@@ -111,9 +113,7 @@ NETS: dict[str, Kind] = {
         build=rspnets.volume, feed=_direct, apply=_phase, loss=wave_loss, predict=_phase, edge=64, ranges=_WHOLE
     ),
     "patch-centre": _PATCHES,
-    "patch-outer": replace(
-        _PATCHES, build=rspnets.outer_patch, feed=patches.outer_patches, loss=patches.outer_loss
-    ),
+    "patch-outer": replace(_PATCHES, build=rspnets.outer_patch, feed=patches.outer_patches, loss=patches.outer_loss),
     "two-decoders": Kind(
         build=literature.TwoDecoders,
         feed=_direct,
@@ -133,7 +133,7 @@ NETS: dict[str, Kind] = {
         ranges=_WHOLE,
     ),
 }
-"""`seed` is the one that braggd ships; the others are those of the thesis and of the literature, with 2D ones trained by
+"""`seed` is the one that braggd ships; the others are those of the thesis and of the literature, the 2D ones trained by
 WCA or by the mean squared error of the object (Fig. 4.11)."""
 
 

@@ -17,6 +17,7 @@ from braggd_models.phasing.strained import KINDS
 HELD_SEED = 770_000
 """Of the crystals that networks are watched on while they train, and are never trained on."""
 
+
 def weights(batch: Crystals) -> Tensor:
     """Of the voxels in the loss, (batch, n, n, n), of sum 1: half by magnitude as in eq. 4.3, half by log counts.
 
@@ -61,7 +62,8 @@ def checker(
 def _parts(batch: Crystals, size: int) -> list[Crystals]:
     names = Crystals.__slots__
     return [
-        Crystals(*(getattr(batch, name)[start : start + size] for name in names)) for start in range(0, len(batch), size)
+        Crystals(*(getattr(batch, name)[start : start + size] for name in names))
+        for start in range(0, len(batch), size)
     ]
 
 

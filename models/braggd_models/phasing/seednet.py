@@ -69,6 +69,7 @@ class SeedNet(nn.Module):
     """Photons to a wave; see `forward`. widths: channels of the U-Net's levels; steps: that `forward` does."""
 
     plain = ("net.head",)  # left to AdamW by the optimiser
+    start: Tensor
 
     def __init__(self, widths: tuple[int, ...] = (64, 192), steps: int = 12) -> None:
         super().__init__()

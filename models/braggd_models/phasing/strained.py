@@ -18,7 +18,9 @@ _PERIOD = 4.0
 _MODES = 14  # on either side of 0, what a correlation length of a quarter of the half width needs
 
 
-def draw(modulus: Tensor, line: Tensor, half: Tensor, phase_range: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def draw(
+    modulus: Tensor, line: Tensor, half: Tensor, phase_range: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """The phase, (batch, n, n, n) rad, and its kind, (batch,) index into `KINDS`.
 
     modulus: (batch, n, n, n), of the crystal about the origin; line: (n,) places along every axis
