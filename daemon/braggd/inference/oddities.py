@@ -11,10 +11,9 @@ from braggd.inference.framing import Framing
 
 Floats = NDArray[np.float32]
 
-# Relative variance of counts beside the peak, once smoothed over a fringe and freed of what Poisson noise explains.
-_FRINGES = 0.02
-_LIT = 4.0  # photons per voxel, where fringes can be seen
-_FEWEST = 200  # voxels of that
+# Where fringes can be seen, photons per voxel; a pattern with more such voxels than that should show some.
+_LIT, _ENOUGH = 8.0, 300
+_MAXIMA = 3  # beside the peak: fewer are none
 # A piece of the autocorrelation, apart from its middle, above that share of the middle.
 _APART, _PIECE = 0.06, 20
 # A second peak of that height, with less than that between them, so many fringes away.
@@ -37,16 +36,15 @@ def oddities(counts: Floats, framing: Framing) -> list[str]:
 
 
 def has_fringes(counts: Floats, framing: Framing) -> bool:
-    """Whether intensity beside the peak varies within a fringe; also where it is too dark to tell."""
-    # two of the network's voxels are about a fringe
-    sigma = [max(0.5, 0.8 * step) for step in framing.step]
-    smooth = ndimage.gaussian_filter(counts, sigma)
-    lit = (smooth > _LIT) & (smooth < 0.3 * smooth.max())
-    if np.count_nonzero(lit) < _FEWEST:
+    """Whether there are maxima beside the peak; also where it is too dark to tell."""
+    smooth = ndimage.gaussian_filter(counts, [max(0.6, 0.4 * step) for step in framing.step])
+    lit = smooth > _LIT
+    if np.count_nonzero(lit) < _ENOUGH:
         return True
-    mean = smooth[lit].astype(np.float64)
-    variance = ((counts[lit] - mean) ** 2 - mean) / mean**2
-    return bool(np.mean(variance) > _FRINGES)
+    # two of the network's voxels are about a fringe
+    size = [2 * round(step) + 1 for step in framing.step]
+    maxima = lit & (smooth == ndimage.maximum_filter(smooth, size))
+    return bool(np.count_nonzero(maxima) > _MAXIMA)
 
 
 def is_twofold(counts: Floats, framing: Framing) -> bool:

@@ -2,7 +2,7 @@
 
 A crystal's box is EDGE / oversampling voxels wide along every axis, whatever the scan: `braggd.inference.framing`
 resamples patterns to that. Of the pattern only the middle EDGE voxels are there, which is the object at low resolution.
-Facets, strain and noise as in `braggd_models.simulate`, which is the slower and independent simulator that nets are scored on.
+Facets, strain and noise as in `braggd_models.simulate`, the slower, independent simulator that networks are scored on.
 """
 
 from __future__ import annotations
