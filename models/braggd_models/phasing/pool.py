@@ -1,7 +1,10 @@
 """Crystals on their way: each is trained on for a few steps, and goes on from where these brought it.
 
 A network that is to do many steps has to see the objects of its own early and late steps. Keeping them beside the
-crystals costs nothing; unrolling every crystal from its start would cost more than the training.
+crystals costs nothing; unrolling every crystal from its start would cost more than the training. Its own steps alone
+would never show it an object that is nearly right, and it would not know to keep one (seen: true objects fell from 99 %
+accuracy to 54 % in one step). So some crystals begin with phases that are partly true, and now and then an object on its
+way is moved towards the truth.
 """
 
 from __future__ import annotations
@@ -13,10 +16,13 @@ import torch
 from torch import Tensor
 
 from braggd_models.phasing.crystals import Crystals
-from braggd_models.phasing.seednet import Data
+from braggd_models.phasing.losses import unit
+from braggd_models.phasing.seednet import Data, normalised
 
 _SIZE = 16  # batches
 _LEAVES = 0.35  # of the crystals of a batch, after it was trained on
+_PARTLY_TRUE = 0.4  # of new crystals: phases between true and random ones
+_HELPED = 0.35  # of the crystals of a batch: objects moved part of the way to the truth
 
 
 class Pool:
@@ -35,6 +41,9 @@ class Pool:
             device = self.rng.device
             where = torch.randperm(len(self.crystals), generator=self.rng, device=device)[:size]
             yield Course(self._taken(where), self.density[where], where, self)
+            helped = where[torch.rand(size, generator=self.rng, device=device) < _HELPED]
+            if len(helped):
+                self._help(helped)
             leaving = where[torch.rand(size, generator=self.rng, device=device) < _LEAVES]
             if len(leaving):
                 self._replace(leaving)
@@ -54,8 +63,27 @@ class Pool:
         self._spare = [Crystals(*(getattr(joined, f.name)[count:] for f in fields(Crystals)))]
 
     def _begun(self, crystals: Crystals) -> Tensor:
-        phase = torch.rand(crystals.intensity.shape, generator=self.rng, device=self.rng.device)
-        return Data.of(crystals.intensity, crystals.measured).begun(2 * torch.pi * phase)
+        phase = 2 * torch.pi * torch.rand(crystals.intensity.shape, generator=self.rng, device=self.rng.device)
+        there = torch.rand(len(crystals), generator=self.rng, device=self.rng.device) < _PARTLY_TRUE
+        share = (self._share(len(crystals)) * there)[:, None, None, None]
+        mixed = share * unit(crystals.wave) + (1 - share) * torch.polar(torch.ones_like(phase), phase)
+        return Data.of(crystals.intensity, crystals.measured).begun(mixed.angle())
+
+    def _help(self, where: Tensor) -> None:
+        """Move objects towards the truth, each towards the twin that it is nearer to."""
+        crystals, density = self._taken(where), self.density[where]
+        data = Data.of(crystals.intensity, crystals.measured)
+        twins = [data.begun(crystals.wave.angle()), data.begun(-crystals.wave.angle())]
+        first, second = ((twin.conj() * density).sum((1, 2, 3)) for twin in twins)
+        nearer = first.abs() >= second.abs()
+        overlap = unit(torch.where(nearer, first, second))
+        true = torch.where(nearer[:, None, None, None], *twins) * overlap[:, None, None, None]
+        share = self._share(len(where))[:, None, None, None]
+        self.density[where] = normalised(share * true + (1 - share) * density)
+
+    def _share(self, count: int) -> Tensor:
+        """0 to 1, of the truth in a mixture."""
+        return torch.rand(count, generator=self.rng, device=self.rng.device)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
