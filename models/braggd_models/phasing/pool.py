@@ -2,9 +2,9 @@
 
 A network that is to do many steps has to see the objects of its own early and late steps. Keeping them beside the
 crystals costs nothing; unrolling every crystal from its start would cost more than the training. Its own steps alone
-would never show it an object that is nearly right, and it would not know to keep one (seen: true objects fell from 99 %
-accuracy to 54 % in one step). So some crystals begin with phases that are partly true, and now and then an object on its
-way is moved towards the truth.
+would never show it an object that is nearly right, and it would not know to keep one (seen: true objects fell from an
+accuracy of 99 % to 54 % in one step). So some crystals begin with phases that are partly true, and now and then an
+object on its way is moved towards the truth.
 """
 
 from __future__ import annotations
