@@ -23,7 +23,7 @@ from braggd.inference.oddities import oddities
 from braggd.inference.predictor import Predictor
 
 # The support: where the modulus, smoothed over so many of the network's voxels, is above that share of its maximum.
-_SMOOTHING, _THRESHOLD = 0.5, 0.3
+_SMOOTHING, _THRESHOLD = 0.5, 0.2
 # An object in a compact support that misses more of the measured amplitude than this is no good start.
 _POOR = 0.45
 _log = logging.getLogger(__name__)
@@ -100,22 +100,16 @@ def _by_network(counts: Floats, valid: Bools, config: InferenceConfig) -> Predic
 def grown(
     small: NDArray[np.complex64], framing: Framing, counts: Floats, valid: Bools
 ) -> tuple[NDArray[np.complex64], Bools]:
-    """The object and its support on the pattern's own grid, (z, y, x).
+    """The object and its support on the pattern's own grid, (z, y, x), at the network's resolution.
 
     small: the network's wave, (EDGE, EDGE, EDGE) complex64; counts: photons; valid: bool
-
-    Within the network's window the wave has the predicted phase and the measured modulus; beyond it, the phase that
-    the object has there once it is cut to its support.
+    The object's wave is in the unit of the measured amplitude.
     """
     amplitude = np.sqrt(np.maximum(counts, 0), dtype=np.float32)
     wave = framing.on_pattern(small)
-    known = wave != 0
-    wave = np.where(known & valid, _turned(wave) * amplitude, wave * _scale(wave, amplitude, known & valid))
-    density = _object(wave)
+    density = _object(wave * _scale(wave, amplitude, (wave != 0) & valid))
     support = _compact(density, framing)
-    wave = _wave(density * support)
-    density = _object(np.where(valid, _turned(wave) * amplitude, wave)) * support
-    return density.astype(np.complex64), support
+    return np.where(support, density, 0).astype(np.complex64), support
 
 
 def _scale(wave: NDArray[np.complex64], amplitude: Floats, where: Bools) -> np.float32:
@@ -135,13 +129,5 @@ def _compact(density: NDArray[np.complex64], framing: Framing) -> Bools:
     return np.asarray(pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])), np.bool_)
 
 
-def _turned(wave: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    return np.asarray(wave / np.maximum(np.abs(wave), 1e-30), np.complex64)
-
-
 def _object(wave: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return np.asarray(scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(wave), workers=-1)), np.complex64)
-
-
-def _wave(density: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    return np.asarray(scipy.fft.fftshift(scipy.fft.fftn(scipy.fft.ifftshift(density), workers=-1)), np.complex64)

@@ -54,9 +54,9 @@ class Graph(nn.Module):
             density = _normalised((fitted[0] + change[:, 0], fitted[1] + change[:, 1]))
         real, imag = self._fitted(density, amplitude, measured)
         inside = bright(self._length((real, imag)))
-        wave = self._forward((real * inside, imag * inside))
-        missed = ((self._length(wave) - amplitude) * measured).abs().sum((1, 2, 3))
-        return torch.stack(wave, 1), missed / amplitude.sum((1, 2, 3)).clamp_min(1e-12)
+        cut = self._forward((real * inside, imag * inside))
+        missed = ((self._length(cut) - amplitude) * measured).abs().sum((1, 2, 3))
+        return torch.stack(self._forward(density), 1), missed / amplitude.sum((1, 2, 3)).clamp_min(1e-12)
 
     def _fitted(self, density: Pair, amplitude: Tensor, measured: Tensor) -> Pair:
         real, imag = self._forward(density)

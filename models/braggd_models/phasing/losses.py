@@ -48,6 +48,31 @@ def real_space_mse(phase: Tensor, wave: Tensor) -> Tensor:
     return error.abs().square().flatten(1).mean(1)
 
 
+def object_loss(density: Tensor, truth: Tensor) -> Tensor:
+    """1 - accuracy (eq. 4.5) of an object against the better of the truth and its twin, (batch,), from 0 to 1.
+
+    density, truth: (batch, n, n, n) complex64; the middle of an odd or even array is n // 2, and the twin is inverted
+    through it. Both must be in place: no shift is looked for.
+    """
+    return torch.minimum(_off(density, truth), _off(density, twin(truth)))
+
+
+def twin(density: Tensor) -> Tensor:
+    """Conjugated, and inverted through the voxel n // 2 of the last three axes."""
+    axes = (-3, -2, -1)
+    flipped = density.flip(axes).conj()
+    return flipped if density.shape[-1] % 2 else flipped.roll((1, 1, 1), axes)
+
+
+def _off(density: Tensor, truth: Tensor) -> Tensor:
+    modulus = (density.real.square() + density.imag.square() + 1e-8).sqrt()
+    true = truth.abs()
+    agree = (density * unit(truth).conj()).sum((1, 2, 3)).abs() / modulus.sum((1, 2, 3))
+    a, b = (volume - volume.mean((1, 2, 3), keepdim=True) for volume in (modulus, true))
+    norm = (a.square().sum((1, 2, 3)) * b.square().sum((1, 2, 3))).sqrt().clamp_min(1e-12)
+    return 1 - 0.5 * (agree + (a * b).sum((1, 2, 3)) / norm)
+
+
 def unit(field: Tensor) -> Tensor:
     """A complex field brought to modulus 1, also where it is nearly 0."""
     return field / (field.real.square() + field.imag.square() + 1e-12).sqrt()

@@ -19,14 +19,14 @@ _TRAINED_STEPS = 2
 
 
 def _course(net: nn.Module, course: Course) -> Tensor:
-    """Two steps on, and the pool told of it; (steps, batch, n, n, n) waves."""
+    """Two steps on, and the pool told of it; (steps, batch, BOX, BOX, BOX) objects."""
     data = Data.of(course.crystals.intensity, course.crystals.measured)
-    density, waves = course.density, []
+    density, made = course.density, []
     for _ in range(_TRAINED_STEPS):
         density = net.step(density, data)  # type: ignore[operator]
-        waves.append(fourier.forward(density, EDGE))
+        made.append(density)
     course.advance(density)
-    return torch.stack(waves)
+    return torch.stack(made)
 
 
 def _predicted(net: nn.Module, batch: Crystals) -> Tensor:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from braggd_models.phasing import fourier
 from braggd_models.phasing.accuracy import accuracy
 from braggd_models.phasing.crystals import EDGE, Crystals, Ranges, draw
-from braggd_models.phasing.losses import phasor_wca, unit
+from braggd_models.phasing.losses import object_loss, phasor_wca, unit
 from braggd_models.phasing.pool import Course
 from braggd_models.phasing.strained import KINDS
 
@@ -28,11 +29,18 @@ def weights(batch: Crystals) -> Tensor:
     return 0.5 * (_normalised(amplitude) + _normalised(logs))
 
 
-def course_loss(waves: Tensor, course: Course) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Of the waves, (steps, batch, n, n, n), after each step of a `SeedNet`: the sum of their WCA, the better sign."""
-    truth, weight = unit(course.crystals.wave), weights(course.crystals)
-    steps = torch.stack([phasor_wca(unit(wave), truth, weight) for wave in waves]).mean(1)
-    return steps.sum(), {"last": steps[-1].detach()}
+def course_loss(densities: Tensor, course: Course) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Of the objects, (steps, batch, n, n, n), after each step of a `SeedNet`: their waves' phases and themselves.
+
+    The WCA alone leaves the modulus to chance: where the phase is still in doubt, that says least of the shape.
+    """
+    wave, weight = course.crystals.wave, weights(course.crystals)
+    edge, box = wave.shape[-1], densities.shape[-1]
+    true = fourier.inverse(wave, box)
+    phases = [phasor_wca(unit(fourier.forward(one, edge)), unit(wave), weight).mean() for one in densities]
+    objects = [object_loss(one, true).mean() for one in densities]
+    total = torch.stack(phases).sum() + torch.stack(objects).sum()
+    return total, {"phase": phases[-1].detach(), "object": objects[-1].detach()}
 
 
 def wave_loss(wave: Tensor, batch: Crystals) -> tuple[Tensor, Mapping[str, Tensor]]:

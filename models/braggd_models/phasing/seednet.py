@@ -86,19 +86,20 @@ class SeedNet(nn.Module):
         return normalised(fitted + torch.complex(change[:, 0], change[:, 1]))
 
     def forward(self, intensity: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
-        """The wave, (batch, EDGE, EDGE, EDGE) complex64, and its misfit, (batch,).
+        """The wave of the object, (batch, EDGE, EDGE, EDGE) complex64, and its misfit, (batch,).
 
         intensity: (batch, EDGE, EDGE, EDGE) float32, photons, zero frequency at EDGE // 2; measured: float32, 1 or 0
-        misfit: the share of the measured amplitude that the object misses once it is cut to its bright part
+        misfit: the share of the measured amplitude that the object with the measured moduli misses once it is cut to
+            its bright part
         """
         data = Data.of(intensity, measured)
         density = data.begun(self.start)
         for _ in range(self.steps):
             density = self.step(density, data)
-        density = data.fitted(density)
-        wave = fourier.forward(density * bright(density), EDGE)
+        fitted = data.fitted(density)
+        wave = fourier.forward(fitted * bright(fitted), EDGE)
         missed = ((wave.abs() - data.amplitude) * measured).abs().sum((1, 2, 3))
-        return wave, missed / data.amplitude.sum((1, 2, 3)).clamp_min(1e-12)
+        return fourier.forward(density, EDGE), missed / data.amplitude.sum((1, 2, 3)).clamp_min(1e-12)
 
 
 def normalised(density: Tensor) -> Tensor:

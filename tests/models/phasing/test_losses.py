@@ -94,3 +94,22 @@ def test_accuracy_while_training_is_that_of_the_aligned_objects():
     for found in (accuracy(waves[1], waves[0]), accuracy(waves[1].conj(), waves[0])):
         assert found.item() == pytest.approx(wanted, abs=2)
     assert accuracy(waves[0], waves[0]).item() == pytest.approx(100, abs=0.01)
+
+
+def test_the_object_s_loss_is_its_accuracy_against_the_better_twin():
+    rng = np.random.default_rng(4)
+    true, made = (
+        np.array(rng.random((2, 10, 10, 10)) * np.exp(1j * rng.uniform(-1, 1, (2, 10, 10, 10))), np.complex64)
+        for _ in range(2)
+    )
+    wanted = []
+    for t, m in zip(true, made, strict=True):
+        modulus, phase = np.corrcoef(abs(m).ravel(), abs(t).ravel())[0, 1], np.angle(m) - np.angle(t)
+        wanted.append(1 - (modulus + abs(np.sum(abs(m) * np.exp(1j * phase))) / abs(m).sum()) / 2)
+    true, made = (torch.from_numpy(volume) for volume in (true, made))
+    twins = losses.object_loss(made, true)
+    assert (twins.numpy() <= np.array(wanted) + 1e-4).all()
+    assert losses.object_loss(true, true).max() < 1e-3
+    assert losses.object_loss(losses.twin(true), true).max() < 1e-3
+    wave = fourier.forward(true, 10)
+    torch.testing.assert_close(fourier.inverse(wave.conj(), 10), losses.twin(true), atol=1e-4, rtol=1e-4)
