@@ -76,7 +76,7 @@ def test_true_phases_at_low_resolution_give_the_crystal(crystal):
     small = np.einsum("az,by,cx,zyx->abc", *lines, crystal.density, optimize=True)
     density, support = grown(small.astype(np.complex64), framing, crystal.counts, crystal.valid)
     assert accuracy(align(crystal.density, density).density, crystal.density) > 97
-    assert np.count_nonzero(support) == pytest.approx(np.count_nonzero(crystal.support), rel=0.25)
+    assert np.count_nonzero(support) == pytest.approx(np.count_nonzero(crystal.support), rel=0.3)
 
 
 def test_without_a_network_nothing_is_predicted(crystal):

@@ -23,7 +23,7 @@ from braggd.inference.oddities import oddities
 from braggd.inference.predictor import Predictor
 
 # The support: where the modulus, smoothed over so many of the network's voxels, is above that share of its maximum.
-_SMOOTHING, _THRESHOLD = 0.5, 0.2
+_SMOOTHING, _THRESHOLD = 0.5, 0.1
 # An object in a compact support that misses more of the measured amplitude than this is no good start.
 _POOR = 0.45
 _log = logging.getLogger(__name__)

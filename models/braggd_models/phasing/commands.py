@@ -63,13 +63,19 @@ def score_phases(
     ranges: Annotated[str, typer.Option(help="Phase ranges in units of pi, by commas; empty: half to 5.")] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only that one; may be repeated.")] = None,
     model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
+    only_times: Annotated[bool, typer.Option("--times", help="Only the time, of the thesis's Table 4.2.")] = False,
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file.")] = Path("models/BENCHMARKS.md"),
 ) -> None:
     """Compare the network that predicts phases with plain iterations, against the phase range."""
     import math
 
-    from braggd_models.phasing.study import METHODS, RANGES, cases, report, run
+    from braggd_models.phasing.study import METHODS, RANGES, SHAPES, cases, report, run, times
 
+    if only_times:
+        text = f"## Phases: time\n\n{times(SHAPES, model)}\n\n`braggd-models score phases --times`, {machine()}."
+        replace_section(output, "phases times", text)
+        Console().print(text, highlight=False, markup=False)
+        return
     methods = method or list(METHODS)
     for name in methods:
         if name not in METHODS:

@@ -28,7 +28,7 @@ _OPSET = 17
 _LARGEST_MB = 40.0
 
 
-def export(net: SeedNet, path: Path, card: Mapping[str, Any], hypotheses: int = 4) -> None:
+def export(net: SeedNet, path: Path, card: Mapping[str, Any], hypotheses: int = 8) -> None:
     """Write the network and its card.
 
     path: FILE.onnx; FILE.json becomes the card; card: what it says beyond how the network is fed

@@ -29,6 +29,9 @@ from braggd_models.simulate.dataset import random_crystal
 from braggd_models.simulate.gaps import cross
 from braggd_models.simulate.pattern import Simulated
 
+SHAPES = ((118, 180, 230), (110, 160, 200))
+"""Of the patterns in the thesis's Table 4.2."""
+
 STRAINS = ("gaussians", "cosines", "random")
 RANGES = tuple(float(n) * np.pi / 2 for n in range(1, 11))
 """Phase ranges, rad, peak to peak: ten steps up to 5 pi."""
@@ -173,6 +176,17 @@ def _predicted(truth: Simulated, config: Config) -> Predicted:
 def _amplitude(truth: Simulated) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     valid, _ = trusted(truth.counts, truth.valid)
     return np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32), valid
+
+
+def times(shapes: Sequence[tuple[int, int, int]], model: str = "auto") -> str:
+    """Markdown: seconds for the network, and for 300 ER behind it, on patterns of these shapes (Table 4.2)."""
+    config = Config(inference=InferenceConfig(phase_model=model))
+    _network(Case(number=0, strain="gaussians", phase_range=3.0).simulate(), config)  # the network is loaded by now
+    rows = []
+    for shape in shapes:
+        truth = random_crystal(_SEED, shape=shape, strain="gaussians", phase_range=(3.0, 3.0), oversampling=(3.0, 3.0))
+        rows.append((" x ".join(map(str, shape)), _network(truth, config)[1], _refined(truth, config)[1]))
+    return table(("voxels", "network (s)", "network + 300 ER (s)"), rows)
 
 
 def report(outcomes: Sequence[Outcome]) -> str:
