@@ -73,11 +73,11 @@ class Pool:
         """Move objects towards the truth, each towards the twin that it is nearer to."""
         crystals, density = self._taken(where), self.density[where]
         data = Data.of(crystals.intensity, crystals.measured)
-        twins = [data.begun(crystals.wave.angle()), data.begun(-crystals.wave.angle())]
-        first, second = ((twin.conj() * density).sum((1, 2, 3)) for twin in twins)
+        one, other = data.begun(crystals.wave.angle()), data.begun(-crystals.wave.angle())
+        first, second = ((twin.conj() * density).sum((1, 2, 3)) for twin in (one, other))
         nearer = first.abs() >= second.abs()
         overlap = unit(torch.where(nearer, first, second))
-        true = torch.where(nearer[:, None, None, None], *twins) * overlap[:, None, None, None]
+        true = torch.where(nearer[:, None, None, None], one, other) * overlap[:, None, None, None]
         share = self._share(len(where))[:, None, None, None]
         self.density[where] = normalised(share * true + (1 - share) * density)
 
