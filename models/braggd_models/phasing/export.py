@@ -16,10 +16,10 @@ import torch
 
 from braggd.inference.predictor import FORMAT
 from braggd_models.errors import TrainingError
+from braggd_models.gaps.thesis import count
 from braggd_models.halved import halve
 from braggd_models.phasing.crystals import EDGE, draw
 from braggd_models.phasing.graph import Graph
-from braggd_models.phasing.layers import parameters
 from braggd_models.phasing.objective import HELD_SEED
 from braggd_models.phasing.seednet import SeedNet
 from braggd_models.training import Plan, resumed
@@ -64,7 +64,7 @@ def export(net: SeedNet, path: Path, card: Mapping[str, Any], hypotheses: int = 
         "edge": EDGE,
         "hypotheses": hypotheses,
         "steps": net.steps,
-        "parameters": parameters(net),
+        "parameters": count(net),
         "weights": "float16",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",

@@ -72,8 +72,3 @@ class UNet(nn.Module):
 def active(x: Tensor) -> Tensor:
     """Leaky, so that no channel dies where there is no norm."""
     return functional.leaky_relu(x, 0.1)
-
-
-def parameters(net: nn.Module) -> int:
-    """How many numbers a network learns."""
-    return sum(p.numel() for p in net.parameters())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from braggd_models.phasing import fourier, literature, patches, planes, rspnets
 from braggd_models.phasing.crystals import EDGE, Crystals, Ranges
-from braggd_models.phasing.objective import course_loss, wave_loss
+from braggd_models.phasing.objective import course_loss, mse_loss, wave_loss
 from braggd_models.phasing.pool import Course, Pool
 from braggd_models.phasing.seednet import Data, SeedNet
 
@@ -103,15 +103,18 @@ _PATCHES = Kind(
     ranges=_WHOLE,
 )
 
+_VOLUME = Kind(
+    build=rspnets.volume, feed=_direct, apply=_phase, loss=wave_loss, predict=_phase, edge=64, batch=8, ranges=_WHOLE
+)
+
 NETS: dict[str, Kind] = {
     "seed": Kind(build=SeedNet, feed=_pooled, apply=_course, loss=course_loss, predict=_predicted),
     "rsp-2d": _PLANES,
     "rsp-2d-mse": replace(_PLANES, loss=planes.plane_mse),
     "rsp-2d-low": replace(_PLANES, build=rspnets.low_strain, ranges=_LITTLE),
     "rsp-2d-low-mse": replace(_PLANES, build=rspnets.low_strain, ranges=_LITTLE, loss=planes.plane_mse),
-    "rsp-3d": Kind(
-        build=rspnets.volume, feed=_direct, apply=_phase, loss=wave_loss, predict=_phase, edge=64, ranges=_WHOLE
-    ),
+    "rsp-3d": _VOLUME,
+    "rsp-3d-mse": replace(_VOLUME, loss=mse_loss),
     "patch-centre": _PATCHES,
     "patch-outer": replace(_PATCHES, build=rspnets.outer_patch, feed=patches.outer_patches, loss=patches.outer_loss),
     "two-decoders": Kind(
@@ -133,8 +136,8 @@ NETS: dict[str, Kind] = {
         ranges=_WHOLE,
     ),
 }
-"""`seed` is the one that braggd ships; the others are those of the thesis and of the literature, the 2D ones trained by
-WCA or by the mean squared error of the object (Fig. 4.11)."""
+"""`seed` is the one that braggd ships; the others are those of the thesis and of the literature, trained by WCA
+or, as `-mse`, by the mean squared error of the object (Fig. 4.11)."""
 
 
 def features(batch: Crystals) -> tuple[Tensor, Tensor]:

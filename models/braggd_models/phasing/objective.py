@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from braggd_models.phasing import fourier
 from braggd_models.phasing.accuracy import accuracy
 from braggd_models.phasing.crystals import EDGE, Crystals, Ranges, draw
-from braggd_models.phasing.losses import object_loss, phasor_wca, unit
+from braggd_models.phasing.losses import object_loss, phasor_wca, real_space_mse, unit
 from braggd_models.phasing.pool import Course
 from braggd_models.phasing.strained import KINDS
 
@@ -46,6 +46,12 @@ def course_loss(densities: Tensor, course: Course) -> tuple[Tensor, Mapping[str,
 def wave_loss(wave: Tensor, batch: Crystals) -> tuple[Tensor, Mapping[str, Tensor]]:
     """WCA of a wave, (batch, n, n, n) complex64, of which only the phase counts."""
     return phasor_wca(unit(wave), unit(batch.wave), weights(batch)).mean(), {}
+
+
+def mse_loss(wave: Tensor, batch: Crystals) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Mean squared error of the object, eq. 4.2, over the object's mean square, of a wave of which the phase counts."""
+    true = fourier.inverse(batch.wave, batch.wave.shape[-1]).abs().square().mean((1, 2, 3))
+    return (real_space_mse(wave.angle(), batch.wave) / true.clamp_min(1e-12)).mean(), {}
 
 
 def checker(

@@ -10,11 +10,12 @@ torch = pytest.importorskip("torch")
 from braggd.config import InferenceConfig  # noqa: E402
 from braggd.inference.phase import predict  # noqa: E402
 from braggd_models.errors import TrainingError  # noqa: E402
+from braggd_models.gaps.thesis import count  # noqa: E402
 from braggd_models.phasing import literature, nets, patches, rspnets, train  # noqa: E402
 from braggd_models.phasing.crystals import EDGE, Ranges, draw  # noqa: E402
 from braggd_models.phasing.export import export, export_run  # noqa: E402
 from braggd_models.phasing.graph import Graph  # noqa: E402
-from braggd_models.phasing.layers import fold, parameters, unfold  # noqa: E402
+from braggd_models.phasing.layers import fold, unfold  # noqa: E402
 from braggd_models.phasing.nets import NETS  # noqa: E402
 from braggd_models.phasing.pool import Pool  # noqa: E402
 from braggd_models.phasing.seednet import BOX, Data, SeedNet  # noqa: E402
@@ -28,6 +29,7 @@ SMALL = {
     "rsp-2d-low": (lambda: rspnets.RspNet(2, (4, 8), 8), 16),
     "rsp-2d-low-mse": (lambda: rspnets.RspNet(2, (4, 8), 8), 16),
     "rsp-3d": (lambda: rspnets.RspNet(3, (4, 8), 8, ((3, 2, 1, 1),)), 16),
+    "rsp-3d-mse": (lambda: rspnets.RspNet(3, (4, 8), 8, ((3, 2, 1, 1),)), 16),
     "patch-centre": (lambda: rspnets.RspNet(3, (4, 8), 8), 64),
     "patch-outer": (lambda: rspnets.RspNet(3, (4, 8), 8, inputs=3), 64),
     "two-decoders": (lambda: literature.TwoDecoders((4, 8)), 16),
@@ -58,7 +60,7 @@ def stirred(net):
 )
 def test_networks_have_the_parameters_that_they_are_said_to_have(build, millions):
     with torch.device("meta"):
-        assert parameters(build()) / 1e6 == pytest.approx(millions, abs=0.1)
+        assert count(build()) / 1e6 == pytest.approx(millions, abs=0.1)
 
 
 @pytest.mark.parametrize("name", list(NETS))
