@@ -80,7 +80,7 @@ def _by_network(counts: Floats, valid: Bools, config: InferenceConfig) -> Predic
     session = opened("phase", config.phase_model, config)
     predictor = Predictor.of(session)
     framing = framing_of(counts)
-    small, misfit = predictor.best(*framing.seen(counts, valid))
+    small, misfit = predictor.ask(*framing.seen(counts, valid))
     density, support = grown(small, framing, counts, valid)
     odd = oddities(counts, framing)
     if misfit > _POOR:
