@@ -76,7 +76,9 @@ def test_true_phases_at_low_resolution_give_the_crystal(crystal):
     small = np.einsum("az,by,cx,zyx->abc", *lines, crystal.density, optimize=True)
     density, support = grown(small.astype(np.complex64), framing, crystal.counts, crystal.valid)
     assert accuracy(align(crystal.density, density).density, crystal.density) > 97
-    assert np.count_nonzero(support) == pytest.approx(np.count_nonzero(crystal.support), rel=0.3)
+    # generous: refinement shrinks a support more easily than it grows one
+    assert support[crystal.support].mean() > 0.99
+    assert np.count_nonzero(support) < 1.6 * np.count_nonzero(crystal.support)
 
 
 def test_without_a_network_nothing_is_predicted(crystal):

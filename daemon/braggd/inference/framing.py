@@ -31,6 +31,7 @@ _OVERSAMPLING = 2.3
 # of simulated crystals that gives 0.94 of the width, 0.82 to 1.04 in nine of ten.
 _THERE, _ABOVE_NOISE, _SMOOTHED = 0.003, 4.8, 3
 _SHARE_SEEN = 0.94
+_FAR, _ABOVE_FLOOR = 0.45, 2.0
 _FEWEST_PHOTONS = 100.0
 # The shortest crystal, in voxels, of which there is anything to see.
 _NARROWEST = 3.0
@@ -150,7 +151,9 @@ def extent(counts: Floats, centre: tuple[float, float, float]) -> tuple[float, f
     for axis, n in enumerate(counts.shape):
         profile = smooth.max(axis=tuple(a for a in range(3) if a != axis))
         lags = np.minimum(np.arange(len(profile)), n - np.arange(len(profile)))
-        there = lags[profile > level]
+        # real scans (uneven pixels, a second crystal) leave a floor out to the farthest lags
+        floor = float(np.median(profile[lags >= _FAR * n]))
+        there = lags[profile > max(level, _ABOVE_FLOOR * floor)]
         found.append(((float(there.max()) if there.size else 0.0) + 0.5) / _SHARE_SEEN)
     return found[0], found[1], found[2]
 
