@@ -81,7 +81,7 @@ def _mean(answers: Sequence[Complex]) -> Complex:
     """Of waves whose phase is known but for its sign and an offset."""
     first, total = answers[0], answers[0].astype(np.complex128)
     for answer in answers[1:]:
-        overlap, other = np.vdot(answer, first), np.vdot(answer.conj(), first)
+        overlap, other = complex(np.vdot(answer, first)), complex(np.vdot(answer.conj(), first))
         nearer, turn = (answer, overlap) if abs(overlap) >= abs(other) else (answer.conj(), other)
         total += nearer * (turn / max(abs(turn), 1e-30))
     return np.asarray(total / len(answers), np.complex64)
