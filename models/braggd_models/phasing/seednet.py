@@ -3,8 +3,7 @@
 Phase retrieval whose projection onto what crystals look like is learnt. As in iterative phasing, the wave of an object
 gets the measured moduli, which gives an object again; but in place of a support, a small U-Net in real space, where a
 crystal is compact and its phase smooth, makes the next object of both and of the autocorrelation. It begins with random
-phases, which choose between the twins where one pass would mix them, and the same weights do every step. Masked voxels
-are free, and so are filled on the way.
+phases, and the same weights do every step. Masked voxels are free, and so are filled on the way.
 """
 
 from __future__ import annotations
