@@ -4,12 +4,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from braggd.config import Config, PhasingConfig
+from braggd.config import Config, InferenceConfig, PhasingConfig
 from braggd.data import Geometry, Ledger, Scan, Stage
 from braggd.errors import PhasingError
 from braggd.pipeline import reconstruct
 
-QUICK = Config(phasing=PhasingConfig(recipe="150*HIO + 60*RAAR + 40*ER", refine="30*ER", starts=3))
+PLAIN = InferenceConfig(phase_model="")
+QUICK = Config(inference=PLAIN, phasing=PhasingConfig(recipe="150*HIO + 60*RAAR + 40*ER", refine="30*ER", starts=3))
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +56,25 @@ def test_an_abort_in_the_final_stage_is_an_error(scan):
     with pytest.raises(PhasingError, match="stopped"):
         next(stages)
     assert asked == [Stage.REFINED]
+
+
+def test_the_network_s_object_comes_first_and_is_one_of_the_starts(scan):
+    stages = list(reconstruct(scan, msgspec.structs.replace(QUICK, inference=InferenceConfig())))
+    dl, refined, final = stages
+    assert [r.stage for r in stages] == [Stage.DL, Stage.REFINED, Stage.FINAL]
+    assert {"llk", "free_llk", "misfit", "support_voxels"} <= set(dl.metrics)
+    assert dl.density.shape == refined.density.shape
+    assert dl.provenance["start"]["origin"] == "network"
+    assert len(dl.provenance["prediction"]["model_sha256"]) == 64
+    assert refined.metrics["from_network"] in (0.0, 1.0)
+    assert (refined.provenance["start"]["origin"] == "network") == bool(refined.metrics["from_network"])
+    assert final.metrics["starts"] == QUICK.phasing.starts + 1
+    assert refined.metrics["free_llk"] <= dl.metrics["free_llk"]
+
+
+def test_without_its_network_the_scan_is_phased_all_the_same_and_says_so(scan, tmp_path):
+    broken = InferenceConfig(phase_model=str(tmp_path / "none.onnx"))
+    first = next(reconstruct(scan, msgspec.structs.replace(QUICK, inference=broken)))
+    assert first.stage is Stage.REFINED
+    assert "none.onnx" in first.degraded["prediction"]
+    assert any("phasing starts at random" in warning for warning in first.warnings)

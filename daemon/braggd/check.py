@@ -11,7 +11,8 @@ from braggd.config import Config
 from braggd.crystal.geometry import DIFFRACTOMETERS
 from braggd.errors import BraggdError
 from braggd.inference.filler import Filler
-from braggd.inference.inpaint import model_path
+from braggd.inference.networks import model_path
+from braggd.inference.predictor import Predictor
 from braggd.inference.session import open_session
 from braggd.phasing.recipe import parse
 from braggd.scan.detector import detector
@@ -37,11 +38,17 @@ def _names(config: Config) -> list[str]:
         file = getattr(config.detector, field).split("::")[0]
         if file and not Path(file).is_file():
             found.append(f"[detector] {field}: {file} is not there; name a .npy, .npz or HDF5 file")
-    if config.inference.inpaint_model:
+    networks = {
+        "inpaint_model": ("gaps", config.inference.inpaint_model, Filler.of),
+        "phase_model": ("phase", config.inference.phase_model, Predictor.of),
+    }
+    for field, (task, chosen, kind) in networks.items():
+        if not chosen:
+            continue
         try:
-            Filler.of(open_session(model_path(config.inference), ("cpu",)))
+            kind(open_session(model_path(task, chosen), ("cpu",)))
         except BraggdError as error:
-            found.append(f"[inference] inpaint_model: {error}")
+            found.append(f"[inference] {field}: {error}")
     if config.geometry.diffractometer:
         name = config.geometry.diffractometer
         if name not in DIFFRACTOMETERS:

@@ -74,11 +74,13 @@ class InferenceConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=
         Runtime that can use it, else the CPU. One that is named and cannot be had is a degradation.
     engine_cache: folder for TensorRT engines; empty: the user's cache folder
     inpaint_model: ONNX file that fills gaps; auto: the one that comes with braggd; empty: interpolation
+    phase_model: ONNX file that predicts the object; auto: the one that comes with braggd; empty: no `dl` stage
     """
 
     providers: tuple[Literal["auto", "tensorrt", "cuda", "cpu"], ...] = ("auto",)
     engine_cache: str = ""
     inpaint_model: str = "auto"
+    phase_model: str = "auto"
 
 
 class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -16,8 +16,11 @@ from braggd.crystal.strain import crystal_from, strain_rms
 from braggd.data import Crystal, Reconstruction, Scan, Stage
 from braggd.errors import BraggdError, PhasingError
 from braggd.inference.inpaint import Inpainted, inpaint
+from braggd.inference.phase import Predicted, predict
+from braggd.phasing.align import posed
+from braggd.phasing.appraise import appraise
 from braggd.phasing.resolution import resolution_nm
-from braggd.phasing.retrieve import Retrieved, merge, retrieve
+from braggd.phasing.retrieve import Retrieved, Seed, merge, retrieve
 from braggd.scan.hot import trusted
 from braggd.scan.region import phasing_region
 
@@ -68,19 +71,18 @@ def reconstruct(
     warnings += filled.warnings
     clock.lap("inpaint")
 
-    retrieved = retrieve(
-        np.sqrt(np.where(valid, counts, 0)), valid, config.phasing,
-        guess=np.sqrt(filled.counts), progress=progress, stop=stop,
-    )  # fmt: skip
-    clock.lap("phase")
+    amplitude = np.sqrt(np.where(valid, counts, 0))
+    predicted = predict(filled.counts, valid, config.inference)
+    warnings += predicted.warnings
+    clock.lap("predict")
 
-    def reconstruction(stage: Stage, retrieved: Retrieved) -> Reconstruction:
-        crystal, why_not = _crystal(scan, retrieved.density, retrieved.support)
+    def reconstruction(stage: Stage, found: _Found) -> Reconstruction:
+        crystal, why_not = _crystal(scan, found.density, found.support)
         clock.lap("crystal")
-        metrics = dict(retrieved.metrics)
+        metrics = dict(found.metrics)
         if crystal is not None:
             metrics["strain_rms"] = strain_rms(crystal)
-            metrics |= _resolution(scan, retrieved, counts, valid)
+            metrics |= _resolution(scan, found.retrieved, counts, valid)
         return Reconstruction(
             scan_id=scan.scan_id,
             stage=stage,
@@ -88,18 +90,27 @@ def reconstruct(
             valid=valid,
             inpainted=filled.counts,
             region=_within_raw(region, scan.origin),
-            density=retrieved.density,
-            support=retrieved.support,
+            density=found.density,
+            support=found.support,
             geometry=scan.geometry,
             crystal=crystal,
             metrics=metrics,
-            warnings=tuple(dict.fromkeys((*warnings, *retrieved.warnings, *why_not))),
+            warnings=tuple(dict.fromkeys((*warnings, *found.warnings, *why_not))),
             timing=dict(clock.steps),
-            degraded={"inpainting": "; ".join(filled.warnings)},
-            provenance=_provenance(config, filled, retrieved, int(hot.sum()), scan),
+            degraded={"inpainting": "; ".join(filled.warnings), "prediction": predicted.degraded},
+            provenance=_provenance(config, filled, predicted, found, int(hot.sum()), scan),
         )
 
-    yield reconstruction(Stage.REFINED, retrieved)
+    first = _predicted(predicted, amplitude, valid, config)
+    if first is not None:
+        clock.lap("appraise")
+        yield reconstruction(Stage.DL, first)
+    retrieved = retrieve(
+        amplitude, valid, config.phasing, guess=np.sqrt(filled.counts),
+        seeds=[] if first is None else [Seed(name=_NETWORK, density=first.density)], progress=progress, stop=stop,
+    )  # fmt: skip
+    clock.lap("phase")
+    yield reconstruction(Stage.REFINED, _retrieved(retrieved, first))
     if config.phasing.final:
         try:
             merged = merge(retrieved, config.phasing, progress=progress, stop=lambda: stop() or hurry())
@@ -108,7 +119,48 @@ def reconstruct(
                 raise
             return
         clock.lap("merge")
-        yield reconstruction(Stage.FINAL, merged)
+        yield reconstruction(Stage.FINAL, _retrieved(merged, first))
+
+
+_NETWORK = "network"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Found:
+    """An object and what is said of it; retrieved: by iterations, None where the network made it."""
+
+    density: np.ndarray
+    support: np.ndarray
+    metrics: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+    retrieved: Retrieved | None = None
+
+
+def _predicted(predicted: Predicted, amplitude: np.ndarray, valid: np.ndarray, config: Config) -> _Found | None:
+    """The network's object, in the pose that later stages have; None where there is none."""
+    if predicted.density is None or predicted.support is None:
+        return None
+    density, support = posed(predicted.density, predicted.support)
+    quality = appraise(density, support, amplitude, valid, config.phasing)
+    figures = {name: getattr(quality, name) for name in ("llk", "free_llk", "r_factor", "support_voxels", "components")}
+    metrics = {name: float(value) for name, value in figures.items() if np.isfinite(value)}
+    return _Found(density=density, support=support, metrics=metrics | {"misfit": predicted.misfit})
+
+
+def _retrieved(retrieved: Retrieved, first: _Found | None) -> _Found:
+    metrics, warnings = dict(retrieved.metrics), list(retrieved.warnings)
+    if first is not None:
+        metrics["from_network"] = float(retrieved.origin == _NETWORK)
+        name = "free_llk" if "free_llk" in metrics else "llk"
+        if metrics.get(name, 0.0) > first.metrics.get(name, np.inf):
+            warnings.append(f"the network's object had the better {name.replace('_', ' ')}; look at the `dl` stage too")
+    return _Found(
+        density=retrieved.density,
+        support=retrieved.support,
+        metrics=metrics,
+        warnings=tuple(warnings),
+        retrieved=retrieved,
+    )
 
 
 def _crystal(scan: Scan, density: np.ndarray, support: np.ndarray) -> tuple[Crystal | None, list[str]]:
@@ -123,8 +175,13 @@ def _crystal(scan: Scan, density: np.ndarray, support: np.ndarray) -> tuple[Crys
         return None, [str(error)]
 
 
-def _resolution(scan: Scan, retrieved: Retrieved, counts: np.ndarray, valid: np.ndarray) -> dict[str, float]:
-    """Half-period resolution: of merged runs by their agreement, of a single one by the voxels that were withheld."""
+def _resolution(scan: Scan, retrieved: Retrieved | None, counts: np.ndarray, valid: np.ndarray) -> dict[str, float]:
+    """Half-period resolution: of merged runs by their agreement, of a single one by the voxels that were withheld.
+
+    Of the network's object nothing was withheld, and nothing can be said.
+    """
+    if retrieved is None:
+        return {}
     found = resolution_nm(
         retrieved.merged or (retrieved.density,),
         np.sqrt(np.where(valid, counts, 0), dtype=np.float32),
@@ -142,7 +199,9 @@ def _within_raw(
     return z, y, x
 
 
-def _provenance(config: Config, filled: Inpainted, retrieved: Retrieved, hot: int, scan: Scan) -> dict[str, object]:
+def _provenance(
+    config: Config, filled: Inpainted, predicted: Predicted, found: _Found, hot: int, scan: Scan
+) -> dict[str, object]:
     packages = ("braggd", "numpy", "scipy", "h5py", "onnxruntime")
     versions = {}
     for package in packages:
@@ -154,7 +213,11 @@ def _provenance(config: Config, filled: Inpainted, retrieved: Retrieved, hot: in
         "config": msgspec.to_builtins(config),
         "versions": versions,
         "inpainting": {"method": filled.method, "provider": filled.provider, "model_sha256": filled.model_hash},
-        "start": {"origin": retrieved.origin, "faults": [run.fault for run in retrieved.runs]},
+        "prediction": {"provider": predicted.provider, "model_sha256": predicted.model_hash},
+        "start": {
+            "origin": found.retrieved.origin if found.retrieved else _NETWORK,
+            "faults": [run.fault for run in found.retrieved.runs] if found.retrieved else [],
+        },
         "hot_pixels": hot,
         "ledger": {name: getattr(scan.ledger, name) for name in scan.ledger.__slots__},
     }

@@ -6,6 +6,7 @@ connection close, starts another one and gives it the scan again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -337,6 +338,11 @@ def _warm_up(config: Config) -> None:
     import braggd.outlets.archive
     import braggd.outlets.picture
     import braggd.pipeline  # noqa: F401
+    from braggd.inference.networks import opened
+
+    if config.inference.phase_model:
+        with contextlib.suppress(BraggdError):  # the scan that needs it will say so
+            opened("phase", config.inference.phase_model, config.inference)
 
 
 def _environment(config: Config) -> dict[str, str]:

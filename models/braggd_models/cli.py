@@ -11,7 +11,7 @@ from rich.console import Console
 from braggd import __version__
 from braggd.cli import run_commands
 from braggd_models.gaps import commands
-from braggd_models.phasing.commands import score_phasing
+from braggd_models.phasing.commands import export_phase, score_phases, score_phasing, train_phase
 
 app = typer.Typer(
     add_completion=False,
@@ -83,8 +83,11 @@ def simulate(
 for group, subject, command in (
     (train, "gaps", commands.train_gaps),
     (train, "gaps-patches", commands.train_patches),
+    (train, "phase", train_phase),
     (export, "gaps", commands.export_gaps),
+    (export, "phase", export_phase),
     (score, "gaps", commands.score_gaps),
+    (score, "phases", score_phases),
     (score, "phasing", score_phasing),
 ):
     group.command(subject)(command)

@@ -76,11 +76,12 @@ def device_of(name: str = "auto") -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is faster: on GPUs and on CPUs with AMX."""
+    """bfloat16 where it is faster: on GPUs and on CPUs that multiply it."""
     if device.type == "cuda":
         return torch.bfloat16
     flags = Path("/proc/cpuinfo")
-    return torch.bfloat16 if flags.exists() and "amx_bf16" in flags.read_text(errors="ignore") else None
+    said = flags.read_text(errors="ignore") if flags.exists() else ""
+    return torch.bfloat16 if "amx_bf16" in said or "avx512_bf16" in said else None
 
 
 def resumed(net: nn.Module, folder: Path, plan: Plan, device: torch.device) -> Run:
@@ -89,7 +90,10 @@ def resumed(net: nn.Module, folder: Path, plan: Plan, device: torch.device) -> R
     Raises TrainingError where the checkpoint cannot be read or is of another network.
     """
     net.to(device)
-    run = Run(net, copy.deepcopy(net), Muon(net, plan.rate, plain=("head",), weight_decay=plan.weight_decay))
+    precision = fast_dtype(device) or torch.float32
+    plain = tuple(getattr(net, "plain", ("head",)))
+    optimiser = Muon(net, plan.rate, plain=plain, weight_decay=plan.weight_decay, precision=precision)
+    run = Run(net, copy.deepcopy(net), optimiser)
     path = folder / "last.pt"
     if path.exists():
         try:

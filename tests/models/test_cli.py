@@ -44,3 +44,16 @@ def test_wrong_usage_is_told_in_a_sentence(tmp_path):
     assert ending.returncode == 1
     assert "ends in .npz or .h5" in ending.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_phase_networks_are_chosen_by_name(tmp_path):
+    pytest.importorskip("torch")
+    unknown = run("train", "phase", "--net", "none")
+    assert unknown.returncode == 2
+    assert "choose one of seed" in unknown.stderr
+    method = run("score", "phases", "--method", "guess", "-o", tmp_path / "b.md")
+    assert method.returncode == 2
+    untrained = run("export", "phase", "--folder", tmp_path, "-o", tmp_path / "phase.onnx")
+    assert untrained.returncode == 1
+    assert "holds no trained network" in untrained.stderr
+    assert not list(tmp_path.iterdir())

@@ -5,9 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +14,7 @@ from braggd.config import InferenceConfig
 from braggd.errors import ModelError
 from braggd.inference.filler import Filler
 from braggd.inference.interpolate import interpolate
-from braggd.inference.session import Session, open_session
-from braggd.inference.shipped import shipped
+from braggd.inference.networks import opened
 from braggd.inference.slabs import Slab, slabs_of
 
 # A network guesses fringes; where the surroundings of a voxel hold fewer photons than this on average, it has nothing
@@ -91,34 +87,9 @@ def inpaint(counts: NDArray[np.generic], valid: NDArray[np.bool_], config: Infer
     return replace(done, seconds=time.perf_counter() - began)
 
 
-def model_path(config: InferenceConfig) -> Path:
-    """The file of the network that fills gaps. Raises ModelError where none is shipped."""
-    if config.inpaint_model != "auto":
-        return Path(config.inpaint_model).expanduser()
-    found = shipped("gaps")
-    if found is None:
-        raise ModelError("that comes with braggd is not there; install braggd again or name one in [inference]")
-    return found
-
-
-def _session(config: InferenceConfig) -> Session:
-    model = model_path(config)
-    try:
-        stamp = (model.stat().st_mtime_ns, model.stat().st_size)
-    except OSError as error:
-        raise ModelError(f"{model}: cannot be read ({error.strerror}); name an ONNX file, or leave it out") from error
-    return _opened(model, stamp, config.providers, config.engine_cache)
-
-
-@lru_cache(maxsize=2)
-def _opened(model: Path, stamp: tuple[int, int], providers: tuple[Any, ...], engine_cache: str) -> Session:
-    """Open a network once, not per scan; a file that changed is another network."""
-    return open_session(model, providers, Path(engine_cache).expanduser() if engine_cache else None)
-
-
 def _by_network(start: Inpainted, measured: Bools, config: InferenceConfig) -> Inpainted:
     """Let the network fill the slabs with signal; start: all gaps interpolated."""
-    session = _session(config)
+    session = opened("gaps", config.inpaint_model, config)
     filler = Filler.of(session)
     wanted = _near_signal(start.counts, measured)
     logs = np.log1p(np.maximum(start.counts, 0))

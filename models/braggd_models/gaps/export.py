@@ -19,6 +19,7 @@ from braggd.inference.slabs import CHANNELS
 from braggd_models.errors import TrainingError
 from braggd_models.gaps.linear import WIDTHS, Guesses
 from braggd_models.gaps.slabnet import REACH, GapFiller, SlabNet
+from braggd_models.halved import halve
 from braggd_models.training import Plan, resumed
 
 TRUSTED = 24
@@ -26,9 +27,6 @@ TRUSTED = 24
 _OPSET = 17
 # What the card says of the network after a short training, to be compared with others.
 EQUAL_TIME_S = 360.0
-# Half precision costs nothing in accuracy, but in the weights of counts, which span decades; smaller tensors are not
-# worth a cast.
-_HALVE_FROM = 1024
 
 
 def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any], trusted: int = TRUSTED) -> None:
@@ -56,7 +54,8 @@ def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any], 
             output_names=["logs", "log_sigma"],
             dynamic_axes={"lines": {2: "u", 3: "v"}, "logs": {2: "p", 3: "q"}, "log_sigma": {2: "p", 3: "q"}},
         )
-    _halve(path)
+    # half precision costs nothing in accuracy, but in the weights of counts, which span decades
+    halve(path, spared=lambda name: "counts" in name)
     _compare(filler, path)
     content = {
         "task": "gaps",
@@ -101,27 +100,6 @@ def export_run(folder: Path, path: Path) -> None:
     }
     run.averaged.eval()
     export(run.averaged, guesses, path, card)  # type: ignore[arg-type]
-
-
-def _halve(path: Path) -> None:
-    """Store large weights as float16, cast when the network is loaded."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    model = onnx.load(path)
-    graph = model.graph
-    casts = []
-    for tensor in list(graph.initializer):
-        values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= _HALVE_FROM and "counts" not in tensor.name:
-            graph.initializer.remove(tensor)
-            graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), tensor.name + "_half"))
-            casts.append(helper.make_node("Cast", [tensor.name + "_half"], [tensor.name], to=TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 def _compare(filler: GapFiller, path: Path) -> None:

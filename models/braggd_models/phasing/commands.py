@@ -1,17 +1,106 @@
-"""`braggd-models score phasing`."""
+"""`braggd-models train phase`, `export phase`, `score phasing`."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import track
 
 from braggd.config import PhasingConfig
 from braggd_models.benchmarks import machine, replace_section
+
+FOLDER = Path("models/runs")
+SHIPPED = Path(__file__).parents[1] / "weights" / "phase.onnx"
+
+
+def train_phase(
+    net: Annotated[str, typer.Option(help="Which network; seed is the one that braggd ships.")] = "seed",
+    folder: Annotated[Path | None, typer.Option(help="Of the run; it goes on there where it was.")] = None,
+    minutes: Annotated[float, typer.Option(help="Of training in all; pauses do not count.")] = 120,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 5e-3,
+    decay: Annotated[float, typer.Option(help="Share of the time over which the rate falls at the end.")] = 0.4,
+    batch: Annotated[int, typer.Option(help="Crystals per step; 0: as the network wants.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the crystals.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that simulate; 0: none beside the training.")] = 0,
+    threads: Annotated[int, typer.Option(help="Of the CPU; 0: as PyTorch chooses.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Train a network that predicts the phase, or go on training it. `export phase` makes it usable."""
+    from braggd_models.phasing.nets import NETS
+    from braggd_models.phasing.train import train
+    from braggd_models.training import Plan
+
+    if net not in NETS:
+        raise typer.BadParameter(f"{net}: choose one of {', '.join(NETS)}", param_hint="--net")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    place = folder or FOLDER / f"phase-{net}"
+    plan = Plan(minutes=minutes, rate=rate, decay=decay, threads=threads)
+    run = train(place, net, plan, batch=batch, seed=seed, workers=workers, device=device)
+    Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
+
+
+def export_phase(
+    folder: Annotated[Path | None, typer.Option(help="Of the run.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="FILE.onnx; its card is FILE.json.")] = SHIPPED,
+) -> None:
+    """Write the trained network `seed` as the daemon runs it."""
+    from braggd_models.phasing.export import export_run
+
+    export_run(folder or FOLDER / "phase-seed", output)
+    Console().print(f"{output}, {output.stat().st_size / 1e6:.1f} MB", highlight=False)
+
+
+def score_phases(
+    crystals: Annotated[
+        int, typer.Option(help="How many, each at all ranges and with all strains; 20 as the thesis.")
+    ] = 20,
+    ranges: Annotated[str, typer.Option(help="Phase ranges in units of pi, by commas; empty: half to 5.")] = "",
+    method: Annotated[list[str] | None, typer.Option(help="Only that one; may be repeated.")] = None,
+    model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
+    only_times: Annotated[bool, typer.Option("--times", help="Only the time, of the thesis's Table 4.2.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file.")] = Path("models/BENCHMARKS.md"),
+) -> None:
+    """Compare the network that predicts phases with plain iterations, against the phase range."""
+    import math
+
+    from braggd_models.phasing.study import METHODS, RANGES, SHAPES, cases, report, run, times
+
+    if only_times:
+        text = f"## Phases: time\n\n{times(SHAPES, model)}\n\n`braggd-models score phases --times`, {machine()}."
+        replace_section(output, "phases times", text)
+        Console().print(text, highlight=False, markup=False)
+        return
+    methods = method or list(METHODS)
+    for name in methods:
+        if name not in METHODS:
+            raise typer.BadParameter(f"{name}: choose one of {', '.join(METHODS)}", param_hint="--method")
+    try:
+        chosen = cases(crystals, [float(part) * math.pi for part in ranges.split(",")] if ranges else RANGES)
+    except ValueError as error:
+        raise typer.BadParameter(f"{ranges}: give numbers, separated by commas", param_hint="--ranges") from error
+    console, outcomes = Console(), []
+    for outcome in track(run(chosen, methods, model), "phases", total=len(chosen), console=console):
+        outcomes.append(outcome)
+        case = outcome.case
+        told = ", ".join(f"{name} {score:.1f} % {seconds:.1f} s" for name, (score, seconds) in outcome.scores.items())
+        console.print(f"{case.number:3d} {case.strain:9s} {case.phase_range:4.1f} rad: {told}", highlight=False)
+    command = f"braggd-models score phases --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
+    command += "".join(f' --method "{name}"' for name in method or ())
+    text = (
+        "## Phases: the network against plain iterations\n\n"
+        "Mean accuracy in percent (Masto, eq. 4.5), symmetries removed, of crystals that no network was trained on: "
+        "64 x 64 x 64, oversampling 2 to 5, peaks of 1e4 to 1e6 photons, Poisson noise.\n\n"
+        f"{report(outcomes)}\n\n`{command}`, {machine()}."
+    )
+    subject = "phases" + "".join(f" {name}" for name in method or ())
+    replace_section(output, subject, text)
+    console.print(text, highlight=False, markup=False)
 
 
 def score_phasing(

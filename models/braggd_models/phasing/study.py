@@ -1,0 +1,214 @@
+"""How well phases are predicted, against the phase range: the network, plain iterations, and both together.
+
+Reproduces Figs. 4.46 to 4.49 and Table 4.2 of M. Masto, PhD thesis, Univ. Grenoble Alpes, for the network that is
+shipped, on crystals of `braggd_models.simulate`, whose code makes none of the training data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from braggd.config import Config, InferenceConfig, PhasingConfig
+from braggd.inference.inpaint import inpaint
+from braggd.inference.phase import Predicted, predict
+from braggd.phasing import fourier
+from braggd.phasing.align import accuracy, align
+from braggd.phasing.ensemble import Run, measured, refine, solver_for
+from braggd.phasing.pattern import prepare, withheld_voxels
+from braggd.phasing.recipe import parse
+from braggd.phasing.retrieve import Seed, merge, retrieve
+from braggd.scan.hot import trusted
+from braggd_models.benchmarks import table
+from braggd_models.simulate.dataset import random_crystal
+from braggd_models.simulate.gaps import cross
+from braggd_models.simulate.pattern import Simulated
+
+SHAPES = ((118, 180, 230), (110, 160, 200))
+"""Of the patterns in the thesis's Table 4.2."""
+
+STRAINS = ("gaussians", "cosines", "random")
+RANGES = tuple(float(n) * np.pi / 2 for n in range(1, 11))
+"""Phase ranges, rad, peak to peak: ten steps up to 5 pi."""
+
+_SEED = 40_000
+_GAP, _BESIDE = 6, 20
+_BASELINE = PhasingConfig(recipe="400*HIO + 1000*RAAR", refine="300*ER", starts=1, coherence=False)
+_AFTER = parse("300*ER")
+_BORDER = 2  # voxels from the support's border that may change while the network's object is refined
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One crystal at one phase range, rad."""
+
+    number: int
+    strain: str
+    phase_range: float
+
+    def simulate(self) -> Simulated:
+        """The scan: any shape, oversampling 2 to 5, peak of 1e4 to 1e6 photons, Poisson noise, a little background."""
+        return random_crystal(
+            _SEED + self.number,
+            shape=(64, 64, 64),
+            strain=self.strain,
+            phase_range=(self.phase_range, self.phase_range),
+            peak_counts=(1e4, 1e6),
+            oversampling=(2.0, 5.0),
+            background=0.05,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """(accuracy in percent, seconds) of a case by each method."""
+
+    case: Case
+    scores: dict[str, tuple[float, float]]
+
+
+def cases(crystals: int, ranges: Sequence[float] = RANGES) -> list[Case]:
+    """The same crystals at every phase range and for every kind of strain."""
+    return [
+        Case(number=number, strain=strain, phase_range=phase_range)
+        for number in range(crystals)
+        for phase_range in ranges
+        for strain in STRAINS
+    ]
+
+
+def run(chosen: Sequence[Case], methods: Sequence[str], model: str = "auto") -> Iterator[Outcome]:
+    """Score the cases, as the daemon would do each: nothing is set by hand.
+
+    methods: of `METHODS`; model: the network's file
+    """
+    config = Config(inference=InferenceConfig(phase_model=model))
+    for case in chosen:
+        truth = case.simulate()
+        scores = {}
+        for method in methods:
+            density, seconds = METHODS[method](truth, config)
+            scores[method] = (score(density, truth), seconds)
+        yield Outcome(case=case, scores=scores)
+
+
+def score(density: NDArray[np.complex64] | None, truth: Simulated) -> float:
+    """Accuracy in percent, symmetries removed; 0 where there is no object."""
+    return 0.0 if density is None else accuracy(align(truth.density, density).density, truth.density)
+
+
+Made = tuple[NDArray[np.complex64] | None, float]
+
+
+def _network(truth: Simulated, config: Config) -> Made:
+    predicted = _predicted(truth, config)
+    return predicted.density, predicted.seconds
+
+
+def _with_gap(truth: Simulated, config: Config) -> Made:
+    """The network, with a 6 pixel cross 20 pixels beside the peak, filled as the daemon fills it."""
+    peak = np.unravel_index(int(np.argmax(truth.noiseless)), truth.noiseless.shape)
+    rows, columns = truth.counts.shape[1:]
+    row, column = (
+        int(p) + (_BESIDE if p + _BESIDE + _GAP < n else -_BESIDE - _GAP)
+        for p, n in zip(peak[1:], (rows, columns), strict=True)
+    )
+    valid = truth.valid & cross((rows, columns), (row, column), (_GAP, _GAP))
+    return _network(replace(truth, valid=valid, counts=np.where(valid, truth.counts, 0)), config)
+
+
+def _one_run(truth: Simulated, config: Config) -> Made:
+    """400 HIO + 1000 RAAR + 300 ER from random phases."""
+    amplitude, valid = _amplitude(truth)
+    begun = time.perf_counter()
+    return retrieve(amplitude, valid, _BASELINE).density, time.perf_counter() - begun
+
+
+def _refined(truth: Simulated, config: Config) -> Made:
+    """The network, and 300 ER whose support changes at its border only."""
+    predicted = _predicted(truth, config)
+    if predicted.density is None or predicted.support is None:
+        return None, predicted.seconds
+    amplitude, valid = _amplitude(truth)
+    begun = time.perf_counter()
+    phasing = msgspec.structs.replace(_BASELINE, support_border=_BORDER)
+    withheld = withheld_voxels(amplitude, valid, phasing.free_fraction, phasing.seed)
+    whole = prepare(amplitude, valid, None, withheld)
+    support = fourier.corner(predicted.support)
+    solver = solver_for(whole, fourier.corner(predicted.density), support, None, phasing)
+    start = Run(origin="network", number=0, solver=solver, quality=measured(solver, whole))
+    solver = refine(start, whole, whole, _AFTER, phasing, lambda _: None).solver
+    return fourier.centre(solver.density), predicted.seconds + time.perf_counter() - begun
+
+
+def _ensemble(truth: Simulated, config: Config) -> Made:
+    """The final stage: the network's object and random starts, merged."""
+    predicted = _predicted(truth, config)
+    amplitude, valid = _amplitude(truth)
+    begun = time.perf_counter()
+    seeds = [] if predicted.density is None else [Seed(name="network", density=predicted.density)]
+    phasing = msgspec.structs.replace(config.phasing, coherence=False)
+    final = merge(retrieve(amplitude, valid, phasing, seeds=seeds), phasing)
+    return final.density, predicted.seconds + time.perf_counter() - begun
+
+
+METHODS: dict[str, Callable[[Simulated, Config], Made]] = {
+    "network": _network,
+    "network, gap": _with_gap,
+    "one run": _one_run,
+    "network + 300 ER": _refined,
+    "ensemble": _ensemble,
+}
+"""What can be scored, by the name that it has in the tables."""
+
+
+def _predicted(truth: Simulated, config: Config) -> Predicted:
+    valid, _ = trusted(truth.counts, truth.valid)
+    counts = truth.counts if valid.all() else inpaint(truth.counts, valid, config.inference).counts
+    return predict(counts, valid, config.inference)
+
+
+def _amplitude(truth: Simulated) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    valid, _ = trusted(truth.counts, truth.valid)
+    return np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32), valid
+
+
+def times(shapes: Sequence[tuple[int, int, int]], model: str = "auto") -> str:
+    """Markdown: seconds for the network, and for 300 ER behind it, on patterns of these shapes (Table 4.2)."""
+    config = Config(inference=InferenceConfig(phase_model=model))
+    _network(Case(number=0, strain="gaussians", phase_range=3.0).simulate(), config)  # the network is loaded by now
+    rows = []
+    for shape in shapes:
+        truth = random_crystal(_SEED, shape=shape, strain="gaussians", phase_range=(3.0, 3.0), oversampling=(3.0, 3.0))
+        rows.append((" x ".join(map(str, shape)), _network(truth, config)[1], _refined(truth, config)[1]))
+    return table(("voxels", "network (s)", "network + 300 ER (s)"), rows)
+
+
+def report(outcomes: Sequence[Outcome]) -> str:
+    """Markdown: mean accuracy by strain and phase range, and over 2 pi to 5 pi."""
+    methods = list(outcomes[0].scores)
+    ranges = sorted({o.case.phase_range for o in outcomes})
+    groups = [(f"{r / np.pi:.1f} pi", r, r) for r in ranges] + [("2 pi to 5 pi", 2 * np.pi - 1e-6, 5 * np.pi + 1e-6)]
+    rows: list[tuple[object, ...]] = []
+    for strain in STRAINS:
+        for label, low, high in groups:
+            ours = [o for o in outcomes if o.case.strain == strain and low <= o.case.phase_range <= high]
+            if ours:
+                rows.append((strain, label, len(ours), *(_mean([o.scores[m][0] for o in ours]) for m in methods)))
+    parts = [table(("strain", "phase range", "crystals", *methods), rows)]
+    if {"network + 300 ER", "one run"} <= set(methods):
+        won = [o.scores["network + 300 ER"][0] >= o.scores["one run"][0] - 0.5 for o in outcomes]
+        parts.append(f"Network + 300 ER is as good as one run (within 0.5 points) or better in {np.mean(won):.0%}.")
+    solved = [f"{m}: {np.mean([o.scores[m][0] >= 95 for o in outcomes]):.0%}" for m in methods]
+    seconds = [f"{m}: {np.median([o.scores[m][1] for o in outcomes]):.3g} s" for m in methods]
+    parts += [f"Accuracy of 95 % and more: {', '.join(solved)}.", f"Median time: {', '.join(seconds)}."]
+    return "\n\n".join(parts)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
