@@ -9,8 +9,9 @@ from braggd.data import Geometry, Ledger, Scan, Stage
 from braggd.errors import PhasingError
 from braggd.pipeline import reconstruct
 
+RECIPE = "300*HIO + 100*RAAR + 50*ER"
 PLAIN = InferenceConfig(phase_model="")
-QUICK = Config(inference=PLAIN, phasing=PhasingConfig(recipe="150*HIO + 60*RAAR + 40*ER", refine="30*ER", starts=3))
+QUICK = Config(inference=PLAIN, phasing=PhasingConfig(recipe=RECIPE, refine="30*RAAR + 30*ER", starts=3))
 
 
 @pytest.fixture(scope="module")

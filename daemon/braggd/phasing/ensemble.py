@@ -23,10 +23,11 @@ Check = Callable[[int], None]
 
 _GENEROUS = (2.2, 1.8)  # times the voxels that the object is said to fill: most of the support, early and late
 _TIGHTNESS = (1.0, 1.4, 1.8, 0.8, 1.2)  # times the support's thresholds, by turns: no one level finds every crystal
+_GROWN = 1.5  # times the voxels that a start found: most of the support when it is refined
 _HELD = 0.15  # share of a start's iterations in which the guess holds the masked voxels
 _MILESTONE = 0.6  # share of a start's iterations after which it is compared with those before
 _LAGGING = 2.0  # times the log-likelihood that the best start had there: it will not catch up
-_SAME, _AS_GOOD = 0.97, 1.3  # correlation of the moduli, and ratio of log-likelihoods, of two starts that agree
+_SAME, _AS_GOOD = 0.97, 2.0  # correlation of the moduli, and ratio of log-likelihoods, of two starts that agree
 _log = logging.getLogger(__name__)
 
 
@@ -89,10 +90,17 @@ class Ensemble:
         return self.config.starts + len(self.seeds)
 
     def rank(self) -> tuple[Quality, ...]:
-        """The runs' figures, in their order, with the faults that show beside the best."""
+        """The runs' figures, in their order, with the faults that show beside the best.
+
+        A run that is the same object as the best has none: it only fits worse for its tighter support.
+        """
+        best = self.best
         ranked = compare([run.quality for run in self.runs])
-        self.runs = [replace(run, quality=quality) for run, quality in zip(self.runs, ranked, strict=True)]
-        return ranked
+        self.runs = [
+            run if run.quality.fault or (quality.fault and self._same(best, run)) else replace(run, quality=quality)
+            for run, quality in zip(self.runs, ranked, strict=True)
+        ]
+        return tuple(run.quality for run in self.runs)
 
     def settled(self) -> bool:
         """Whether two runs without a fault came to the same object: it need not be looked for any longer."""
@@ -105,8 +113,10 @@ class Ensemble:
     def start(self, check: Check) -> Run:
         """Do the next one; `check` is called with the number of each iteration done."""
         number = len(self.runs)
-        origin = self.seeds[number][0] if number < len(self.seeds) else "random"
-        solver, tightness = self._begin(number), _TIGHTNESS[number % len(_TIGHTNESS)]
+        seeded = number < len(self.seeds)
+        origin = self.seeds[number][0] if seeded else "random"
+        tightness = 1.0 if seeded else _TIGHTNESS[(number - len(self.seeds)) % len(_TIGHTNESS)]
+        solver = self._begin(number)
         lagging = False
         try:
             solver.run(self.recipe, self._schedule(tightness), self._watched(solver, check))
@@ -199,6 +209,7 @@ def refine(
         support_threshold=_tightened((middle, middle, end), tightness),
         relative=config.support_relative,
         smoothing=(1.2, 0.8),
+        most=(_GROWN * np.count_nonzero(support),) * 2,
         border=config.support_border,
     )
     solver.run(recipe, schedule, check)

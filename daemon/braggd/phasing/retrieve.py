@@ -31,8 +31,8 @@ Progress = Callable[[float, str], None]
 __all__ = ["Progress", "Retrieved", "Seed", "merge", "retrieve", "warm_up"]
 
 _POLISH = (Block(20, "ER"),)  # after the merging: the mean of several runs is no longer any run's own fit
-_REFINED = (0.65, 1.0, 1.8)  # tightness of the support: the withheld voxels tell whether what is faint is crystal or noise
-_ALIKE = 1.3  # times the best free log-likelihood: runs that are merged with the best
+_REFINED = (0.65, 1.0, 1.8)  # tightness of the support: withheld voxels tell whether what is faint is crystal
+_ALIKE = 1.5  # times the best rank: runs that are merged with the best
 _FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap", "unevenness")
 
 
@@ -141,7 +141,7 @@ def merge(
         check = course.stretch(more, refinement, "refining the other starts")
         return refine(run, ensemble.pattern, whole, refinement, config, check, found.refined.tightness)
 
-    runs = _good([refined(run) for run in _good(ensemble.runs)])
+    runs = _good([refined(run) for run in ensemble.runs if not run.quality.fault or run is ensemble.best])
     densities = aligned([fourier.centre(run.solver.density) for run in runs])
     modes = decompose(densities, None)
     solver = runs[0].solver

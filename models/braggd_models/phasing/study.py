@@ -141,8 +141,8 @@ def _refined(truth: Simulated, config: Config) -> Made:
     whole = prepare(amplitude, valid, None, withheld)
     support = fourier.corner(predicted.support)
     solver = solver_for(whole, fourier.corner(predicted.density), support, None, phasing)
-    start = Run(origin="network", number=0, solver=solver, quality=measured(solver, whole))
-    solver = refine(start, whole, whole, _AFTER, phasing, lambda _: None).solver
+    start = Run(origin="network", number=0, tightness=1.0, solver=solver, quality=measured(solver, whole))
+    solver = refine(start, whole, whole, _AFTER, phasing, lambda _: None, start.tightness).solver
     return fourier.centre(solver.density), predicted.seconds + time.perf_counter() - begun
 
 
