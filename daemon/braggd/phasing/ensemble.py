@@ -26,7 +26,7 @@ _TIGHTNESS = (1.0, 1.4, 1.8, 0.8, 1.2)  # times the support's thresholds, by tur
 _GROWN = 1.5  # times the voxels that a start found: most of the support when it is refined
 _HELD = 0.15  # share of a start's iterations in which the guess holds the masked voxels
 _MILESTONE = 0.6  # share of a start's iterations after which it is compared with those before
-_LAGGING = 2.0  # times the log-likelihood that the best start had there: it will not catch up
+_LAGGING = 2.0  # times the rank that the best start had there: it will not catch up
 _SAME, _AS_GOOD = 0.97, 2.0  # correlation of the moduli, and ratio of log-likelihoods, of two starts that agree
 _log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class Ensemble:
             if done == held:
                 solver.target = self.pattern.target
             if done == round(_MILESTONE * total):
-                reached = solver.measure()[0]
+                reached = measured(solver, self.pattern).rank
                 # written so that a NaN lags
                 if self._milestones and not reached <= _LAGGING * min(self._milestones):
                     raise _LaggingError

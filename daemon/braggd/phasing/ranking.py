@@ -16,7 +16,7 @@ _FRAGMENTED = 0.9  # of the support has to be in one piece
 _BEHIND = 1.5  # times the best log-likelihood: another object
 _SYMMETRIC = 0.8  # overlap of a run with its own twin from which it may be both twins at once
 _LESS_SYMMETRIC = 0.1  # by how much the better run has to overlap less with its own
-_UNEVEN = 0.2  # unevenness that makes the rank e times worse
+_UNEVEN = 0.18  # unevenness that makes the rank e times worse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
