@@ -101,7 +101,7 @@ def _handedness(density: NDArray[np.complex64]) -> float:
     phase = np.angle(density * np.exp(-1j * np.angle(np.sum(density, dtype=np.complex128))))
     weights = modulus**2
     bending = float(np.sum(weights * phase * (2 * z**2 - y**2 - x**2)) / max(float(weights.sum()), 1e-30))
-    return bending - skewness
+    return bending + skewness
 
 
 def _laid_over(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> NDArray[np.complex64]:
