@@ -155,7 +155,11 @@ def test_an_uneven_object_loses_to_an_even_one_that_fits_a_little_worse():
     even = support.astype(np.complex64)
     bright = np.where(ball((24, 24, 24), 4, (12, 12, 12)), 1.0, 0.55) * support
     uneven = (bright * np.random.default_rng(0).uniform(0.5, 1.5, support.shape)).astype(np.complex64)
-    fits, honest, far = judge(0.5, 0.1, uneven, support), judge(0.7, 0.1, even, support), judge(8.0, 0.1, even, support)
+    fits, honest, far = (
+        judge(0.5, 0.1, uneven, support),
+        judge(0.7, 0.1, even, support),
+        judge(800.0, 0.1, even, support),
+    )
     assert honest.unevenness < 0.01 < 0.3 < fits.unevenness
     assert choose([fits, honest]) == 1
     assert choose([fits, far]) == 0

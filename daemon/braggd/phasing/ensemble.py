@@ -26,8 +26,10 @@ _TIGHTNESS = (1.0, 1.4, 1.8, 0.8, 1.2)  # times the support's thresholds, by tur
 _GROWN = 1.5  # times the voxels that a start found: most of the support when it is refined
 _HELD = 0.15  # share of a start's iterations in which the guess holds the masked voxels
 _MILESTONE = 0.6  # share of a start's iterations after which it is compared with those before
-_LAGGING = 2.0  # times the rank that the best start had there: it will not catch up
-_SAME, _AS_GOOD = 0.97, 2.0  # correlation of the moduli, and ratio of log-likelihoods, of two starts that agree
+_LAGGING = 4.0  # times the rank that the best start had there: it will not catch up
+SAME = 0.97
+"""Correlation of the moduli of two runs that are the same object."""
+_AS_GOOD = 2.0  # ratio of the ranks of two starts that agree
 _log = logging.getLogger(__name__)
 
 
@@ -180,7 +182,7 @@ class Ensemble:
         return run.quality.rank <= _AS_GOOD * self.best.quality.rank
 
     def _same(self, one: Run, other: Run) -> bool:
-        return align(fourier.centre(one.solver.density), fourier.centre(other.solver.density)).correlation >= _SAME
+        return align(fourier.centre(one.solver.density), fourier.centre(other.solver.density)).correlation >= SAME
 
 
 def refine(

@@ -18,7 +18,7 @@ from braggd.config import PhasingConfig
 from braggd.errors import PhasingError
 from braggd.phasing import coherence, fourier
 from braggd.phasing.align import correlation, posed
-from braggd.phasing.ensemble import Ensemble, Run, Seed, measured, refine, solver_for
+from braggd.phasing.ensemble import SAME, Ensemble, Run, Seed, measured, refine, solver_for
 from braggd.phasing.modes import aligned, decompose
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.ranking import Quality, choose
@@ -141,8 +141,8 @@ def merge(
         check = course.stretch(more, refinement, "refining the other starts")
         return refine(run, ensemble.pattern, whole, refinement, config, check, found.refined.tightness)
 
-    runs = _good([refined(run) for run in ensemble.runs if not run.quality.fault or run is ensemble.best])
-    densities = aligned([fourier.centre(run.solver.density) for run in runs])
+    runs = [refined(run) for run in ensemble.runs if not run.quality.fault or run is ensemble.best]
+    runs, densities = _agreeing(runs)
     modes = decompose(densities, None)
     solver = runs[0].solver
     solver = solver_for(whole, fourier.corner(modes.densities[0]), solver.support, solver.kernels, config)
@@ -176,11 +176,18 @@ def _start(ensemble: Ensemble, course: _Course) -> None:
     ensemble.start(course.stretch(_cost(ensemble.recipe, ensemble.pattern), ensemble.recipe, doing))
 
 
-def _good(runs: Sequence[Run]) -> list[Run]:
-    """The runs that are about as good as the best one, which comes first."""
+def _agreeing(runs: Sequence[Run]) -> tuple[list[Run], tuple[NDArray[np.complex64], ...]]:
+    """The best run and those that are about as good or the same object, and their densities, laid over the best."""
     ranked = sorted(runs, key=lambda run: (bool(run.quality.fault), run.quality.rank))
+    densities = aligned([fourier.centre(run.solver.density) for run in ranked])
     level = _ALIKE * ranked[0].quality.rank
-    return [ranked[0], *(run for run in ranked[1:] if not run.quality.fault and run.quality.rank <= level)]
+    kept = [
+        (run, density)
+        for run, density in zip(ranked, densities, strict=True)
+        if run is ranked[0]
+        or (not run.quality.fault and (run.quality.rank <= level or correlation(densities[0], density) >= SAME))
+    ]
+    return [run for run, _ in kept], tuple(density for _, density in kept)
 
 
 class _Course:
