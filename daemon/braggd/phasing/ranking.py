@@ -52,7 +52,7 @@ class Quality:
 
         The free log-likelihood, the worse the more uneven the object is. A crystal is about as dense everywhere; an
         object that is too large can explain a blur or another crystal's light, withheld voxels included, but only by
-        an uneven modulus. Right objects were seen at 0.02 to 0.24, such ones at 0.32 and more.
+        an uneven modulus. Right objects were seen at 0.02 to 0.27, such ones at 0.28 and more.
         """
         value = self.free_llk if np.isfinite(self.free_llk) else self.llk
         value *= float(np.exp((self.unevenness / _UNEVEN) ** 2))
