@@ -89,6 +89,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shape: largest (step, row, column) volume that is phased, cropped about the peak
     recipe: algorithms of each start in order, as `1000*HIO + 400*RAAR + 300*ER`
     refine: algorithms that follow for the best start, on the whole pattern
+    prolong: algorithms that go on with the refined object while it does not explain the pattern yet; empty: none
     coarse: the starts see only the middle of the pattern, where it holds nearly all photons
     coherence: the pattern is blurred by partial coherence; the blur is fitted
     free_fraction: share of the measured voxels that no fit sees: the runs are ranked by them; 0: none
@@ -110,6 +111,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
     recipe: str = "1000*HIO + 400*RAAR + 300*ER"
     refine: str = "200*RAAR + 200*ER"
+    prolong: str = "800*RAAR + 200*ER"
     coarse: bool = True
     coherence: bool = True
     free_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.05

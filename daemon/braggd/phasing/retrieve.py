@@ -32,6 +32,9 @@ __all__ = ["Progress", "Retrieved", "Seed", "merge", "retrieve", "warm_up"]
 
 _POLISH = (Block(20, "ER"),)  # after the merging: the mean of several runs is no longer any run's own fit
 _REFINED = (0.65, 1.0, 1.8)  # tightness of the support: withheld voxels tell whether what is faint is crystal
+_EXPLAINED = 0.55  # log-likelihood per voxel: noise alone gives 0.5 where there are photons
+_WORTH = 0.9  # times the rank before: going on helped, and may help again
+_PROLONGED = 3  # times at most
 _ALIKE = 1.5  # times the best rank: runs that are merged with the best
 _FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap", "unevenness")
 
@@ -110,7 +113,7 @@ def retrieve(
         return refine(ensemble.best, pattern, whole, refinement, config, check, tightness)
 
     runs = [refined(tightness) for tightness in _REFINED]
-    run = runs[choose([run.quality for run in runs])]
+    run = _prolonged(runs[choose([run.quality for run in runs])], whole, config, course)
     return _retrieved(run, ensemble, whole, free, config, qualities)
 
 
@@ -174,6 +177,26 @@ def warm_up(config: PhasingConfig) -> None:
 def _start(ensemble: Ensemble, course: _Course) -> None:
     doing = f"start {len(ensemble.runs) + 1} of {ensemble.total}"
     ensemble.start(course.stretch(_cost(ensemble.recipe, ensemble.pattern), ensemble.recipe, doing))
+
+
+def _prolonged(run: Run, whole: Pattern, config: PhasingConfig, course: _Course) -> Run:
+    """Go on with a run as long as that helps and noise does not explain what is left.
+
+    Where a strained crystal is nearly found, its last defects heal slowly, and only in one stretch of RAAR: ER between
+    forgets what the iterations before had gathered outside the support.
+    """
+    if not config.prolong:
+        return run
+    recipe = parse(config.prolong)
+    for _ in range(_PROLONGED):
+        if run.quality.llk <= _EXPLAINED:
+            break
+        before, check = run, course.stretch(0, recipe, "going on with the best start")
+        after = refine(run, whole, whole, recipe, config, check, run.tightness)
+        run = (before, after)[choose([before.quality, after.quality])]
+        if run is before or run.quality.rank > _WORTH * before.quality.rank:
+            break
+    return run
 
 
 def _agreeing(runs: Sequence[Run]) -> tuple[list[Run], tuple[NDArray[np.complex64], ...]]:

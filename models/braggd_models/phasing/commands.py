@@ -117,8 +117,11 @@ def score_phasing(
     config = PhasingConfig(starts=starts)
     if recipe:
         config = msgspec.structs.replace(config, recipe=recipe)
-    console = Console()
-    outcomes = []
+    told = f" --recipe '{recipe}'" if recipe else ""
+    told += "" if merging else " --no-merging"
+    told += f" --jobs {jobs}" if jobs > 1 else ""
+    command = f"braggd-models score phasing --crystals {crystals} --starts {starts}{told}"
+    console, outcomes, text = Console(), [], ""
     for outcome in track(
         run(cases(crystals), config, merging=merging, jobs=jobs), "phasing", total=crystals, console=console
     ):
@@ -130,15 +133,11 @@ def score_phasing(
             f"{outcome.final[1]:.3f} rad, {outcome.starts} starts, {outcome.seconds:.0f} s",
             highlight=False,
         )
-    told = f" --recipe '{recipe}'" if recipe else ""
-    told += "" if merging else " --no-merging"
-    told += f" --jobs {jobs}" if jobs > 1 else ""
-    command = f"braggd-models score phasing --crystals {crystals} --starts {starts}{told}"
-    text = (
-        f"## Phasing: simulated crystals solved by {config.recipe}\n\n"
-        "Accuracy (Masto, eq. 4.5) of 95 % and more; Poisson noise, hot pixels and a flat background in the data, no "
-        "support given. One start; the best by free log-likelihood of as many as it took until two agreed; the final "
-        f"stage, merged.\n\n{report(outcomes)}\n\n`{command}`, {machine()}."
-    )
-    replace_section(output, f"phasing {config.recipe}", text)
+        text = (
+            f"## Phasing: simulated crystals solved by {config.recipe}\n\n"
+            "Accuracy (Masto, eq. 4.5) of 95 % and more; Poisson noise, hot pixels and a flat background in the data, "
+            "no support given. One start; the best of as many as it took until two agreed; the final stage, merged."
+            f"\n\n{report(outcomes)}\n\n`{command}`, {machine()}."
+        )
+        replace_section(output, f"phasing {config.recipe}", text)  # after each one: a long study may be broken off
     console.print(text, highlight=False, markup=False)
