@@ -20,8 +20,8 @@ _FAINTEST = 0.002  # of the autocorrelation's maximum: below are the tails of a 
 _SIGMAS = 5.0  # of the photons' noise in the autocorrelation, which is the root of their number
 _SHRINK = 0.65  # of the autocorrelation's extents: half would just hold a centrosymmetric object
 _VOXELS_PER_VOXEL = 7.5  # of the autocorrelation above its noise, per voxel of the object
-_SOLID = 0.8  # of the smoothed modulus' root mean square within the support
-_SOLID_BLUR = 1.0  # width of the Gaussian that smoothes it, voxels
+_SOLID = 1.0  # of the smoothed modulus' root mean square within the support: voxels at the surface are only part crystal
+_SOLID_BLUR = 1.5  # width of the Gaussian that smoothes it, voxels
 
 
 def fill_smoothly(amplitude: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -109,8 +109,8 @@ def solid(modulus: NDArray[np.float32], support: NDArray[np.bool_]) -> tuple[NDA
     """Where the object is solid rather than its blurred border or nothing, and how dense it is there.
 
     modulus: float32, of the object after the modulus projection
-    Returns flat indices of the support's voxels whose smoothed modulus is at least 0.8 of its root mean square within
-    the support, and the root mean square of the modulus there (0 where there are none).
+    Returns flat indices of the support's voxels whose smoothed modulus is at least its root mean square within the
+    support, and the root mean square of the modulus there (0 where there are none).
     """
     smooth = np.empty_like(modulus)
     blur(modulus, smooth, (_SOLID_BLUR,) * 3)
