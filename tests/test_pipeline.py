@@ -11,7 +11,7 @@ from braggd.pipeline import reconstruct
 
 RECIPE = "300*HIO + 100*RAAR + 50*ER"
 PLAIN = InferenceConfig(phase_model="")
-QUICK = Config(inference=PLAIN, phasing=PhasingConfig(recipe=RECIPE, refine="30*RAAR + 30*ER", starts=3))
+QUICK = Config(inference=PLAIN, phasing=PhasingConfig(recipe=RECIPE, refine="30*RAAR + 30*ER", prolong="", starts=3))
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,13 @@ def faults(config: Config) -> list[str]:
 
 def _names(config: Config) -> list[str]:
     found = []
-    try:
-        parse(config.phasing.recipe)
-    except BraggdError as error:
-        found.append(f"[phasing] recipe: {error}")
+    for field in ("recipe", "seeded", "refine", "prolong"):
+        recipe = getattr(config.phasing, field)
+        try:
+            if recipe or field != "prolong":
+                parse(recipe)
+        except BraggdError as error:
+            found.append(f"[phasing] {field}: {error}")
     if config.detector.name:
         try:
             detector(config.detector.name)

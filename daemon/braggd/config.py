@@ -88,6 +88,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     shape: largest (step, row, column) volume that is phased, cropped about the peak
     recipe: algorithms of each start in order, as `1000*HIO + 400*RAAR + 300*ER`
+    seeded: algorithms of a start from an object that is known about, as the network's
     refine: algorithms that follow for the best start, on the whole pattern
     prolong: algorithms that go on with the refined object while it does not explain the pattern yet; empty: none
     coarse: the starts see only the middle of the pattern, where it holds nearly all photons
@@ -110,6 +111,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
     recipe: str = "1000*HIO + 400*RAAR + 300*ER"
+    seeded: str = "200*HIO + 300*RAAR + 200*ER"
     refine: str = "200*RAAR + 200*ER"
     prolong: str = "800*RAAR + 200*ER"
     coarse: bool = True

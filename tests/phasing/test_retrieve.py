@@ -8,8 +8,8 @@ from braggd.phasing import plain, projections
 from braggd.phasing.align import accuracy, align
 from braggd.phasing.retrieve import Seed, merge, retrieve, warm_up
 
-SHORT = PhasingConfig(recipe="20*HIO + 10*ER", refine="10*ER", starts=2)
-QUICK = PhasingConfig(recipe="250*HIO + 100*RAAR + 50*ER", refine="50*RAAR + 50*ER", starts=3)
+SHORT = PhasingConfig(recipe="20*HIO + 10*ER", refine="10*ER", prolong="", starts=2)
+QUICK = PhasingConfig(recipe="250*HIO + 100*RAAR + 50*ER", refine="50*RAAR + 50*ER", prolong="", starts=3)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_a_strongly_strained_crystal_is_found_from_one_start_by_evening_out_its_
 
 def test_a_good_seed_wins_and_a_bad_one_costs_nothing_but_time(crystal):
     density, counts = crystal
-    config = msgspec.structs.replace(QUICK, starts=1, recipe="30*RAAR + 30*ER")
+    config = msgspec.structs.replace(QUICK, starts=1, recipe="30*HIO + 30*ER", seeded="30*RAAR + 30*ER")
     scaled = density * np.sqrt(counts.sum() / density.size / np.sum(np.abs(density) ** 2))
     good = retrieve(np.sqrt(counts), everywhere(counts), config, seeds=[Seed(name="truth", density=scaled)])
     assert good.origin == "truth"
@@ -87,6 +87,24 @@ def test_a_good_seed_wins_and_a_bad_one_costs_nothing_but_time(crystal):
     assert accuracy(align(density, spoiled.density).density, density) >= 95
     with pytest.raises(PhasingError, match="seed has the shape"):
         retrieve(np.sqrt(counts), everywhere(counts), SHORT, seeds=[Seed(name="small", density=density[1:])])
+
+
+def test_an_object_that_does_not_explain_the_pattern_is_gone_on_with(crystals):
+    density, _ = crystals.faceted(48, radius=8.0, phase=6.0, seed=5)
+    counts = crystals.noisy_counts(density, 1e6)
+    config = msgspec.structs.replace(QUICK, recipe="300*HIO + 30*ER", refine="20*ER", starts=1)
+    doing = []
+    short = retrieve(np.sqrt(counts), everywhere(counts), config)
+    long = retrieve(
+        np.sqrt(counts),
+        everywhere(counts),
+        msgspec.structs.replace(config, prolong="200*RAAR + 50*ER"),
+        progress=lambda _, done: doing.append(done),
+    )
+    assert short.metrics["llk"] > 0.55
+    assert "going on with the best start" in doing
+    assert long.refined.quality.rank < short.refined.quality.rank
+    assert doing.count("going on with the best start") <= 3 * 250
 
 
 def test_the_phase_limit_keeps_the_phase_within_it(crystal):

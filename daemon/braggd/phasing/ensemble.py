@@ -17,7 +17,7 @@ from braggd.phasing.projections import misfit
 from braggd.phasing.ranking import Quality, choose, compare, judge
 from braggd.phasing.recipe import Block, iterations, parse
 from braggd.phasing.solver import Schedule, Soft, Solver
-from braggd.phasing.support import first_support
+from braggd.phasing.support import first_support, shrink_wrap
 
 Check = Callable[[int], None]
 
@@ -76,7 +76,7 @@ class Ensemble:
         self, pattern: Pattern, config: PhasingConfig, seeds: Sequence[tuple[str, NDArray[np.complex64]]] = ()
     ) -> None:
         self.pattern, self.config, self.seeds = pattern, config, seeds
-        self.recipe = parse(config.recipe)
+        self._recipes = parse(config.seeded), parse(config.recipe)
         self.support, self.voxels = first_support(pattern.filled)
         self.runs: list[Run] = []
         self._milestones: list[float] = []
@@ -90,6 +90,10 @@ class Ensemble:
     def total(self) -> int:
         """How many starts there are at most."""
         return self.config.starts + len(self.seeds)
+
+    def recipe(self, number: int) -> tuple[Block, ...]:
+        """What the start of that number does: one from a seed need not search as long."""
+        return self._recipes[number >= len(self.seeds)]
 
     def rank(self) -> tuple[Quality, ...]:
         """The runs' figures, in their order, with the faults that show beside the best.
@@ -121,7 +125,8 @@ class Ensemble:
         solver = self._begin(number)
         lagging = False
         try:
-            solver.run(self.recipe, self._schedule(tightness), self._watched(solver, check))
+            recipe = self.recipe(number)
+            solver.run(recipe, self._schedule(tightness), self._watched(solver, iterations(recipe), check))
         except _LaggingError:
             lagging = True
         solver.constrain()
@@ -135,20 +140,32 @@ class Ensemble:
 
     def _begin(self, number: int) -> Solver:
         pattern, config = self.pattern, self.config
+        support = self.support
         if number < len(self.seeds):
             density = self.seeds[number][1].copy()
+            support = self._support_of(density)
         else:
             random = np.random.default_rng([config.seed, number - len(self.seeds)])
             phase = random.uniform(-np.pi, np.pi, pattern.target.shape).astype(np.float32)
             density = (pattern.filled * np.exp(1j * phase)).astype(np.complex64)
             fourier.inverse(density, density)
         # while the object is not found, a blur that is fitted would explain what the object does not
-        solver = solver_for(pattern, density, self.support, None, config)
+        solver = solver_for(pattern, density, support, None, config)
         solver.constrain()
         return solver
 
-    def _watched(self, solver: Solver, check: Check) -> Check:
-        total = iterations(self.recipe)
+    def _support_of(self, density: NDArray[np.complex64]) -> NDArray[np.bool_]:
+        schedule = self._schedule(1.0)
+        return shrink_wrap(
+            np.abs(density),
+            (schedule.width(0),) * 3,
+            schedule.threshold(0),
+            self.support,
+            relative=schedule.relative,
+            most=schedule.limit(0),
+        )
+
+    def _watched(self, solver: Solver, total: int, check: Check) -> Check:
         held = int(_HELD * total) if self.pattern.guessed else 0
         if held:
             solver.target = self.pattern.filled

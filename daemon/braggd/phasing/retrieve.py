@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -101,7 +102,8 @@ def retrieve(
     refinement = parse(config.refine)
     last = _cost(refinement, whole)
     ensemble = Ensemble(pattern, config, [(seed.name, _on(pattern, whole, seed.density)) for seed in seeds])
-    course = _Course(progress, stop, ensemble.total * _cost(ensemble.recipe, pattern) + len(_REFINED) * last)
+    searching = sum(_cost(ensemble.recipe(number), pattern) for number in range(ensemble.total))
+    course = _Course(progress, stop, searching + len(_REFINED) * last)
 
     while len(ensemble.runs) < ensemble.total and not ensemble.settled():
         _start(ensemble, course)
@@ -131,10 +133,11 @@ def merge(
     Raises PhasingError where `stop` said so.
     """
     ensemble, whole, refinement = found.ensemble, found.whole, parse(config.refine)
-    left = ensemble.total - len(ensemble.runs)
+    left = range(len(ensemble.runs), ensemble.total)
     more, last = _cost(refinement, whole), _cost(_POLISH, whole)
-    course = _Course(progress, stop, left * _cost(ensemble.recipe, ensemble.pattern) + ensemble.total * more + last)
-    for _ in range(left):
+    searching = sum(_cost(ensemble.recipe(number), ensemble.pattern) for number in left)
+    course = _Course(progress, stop, searching + ensemble.total * more + last)
+    for _ in left:
         _start(ensemble, course)
     qualities = ensemble.rank()
 
@@ -167,7 +170,8 @@ def warm_up(config: PhasingConfig) -> None:
     edge = np.arange(16) - 8
     square = sum(np.meshgrid(edge**2, edge**2, edge**2, sparse=True))
     amplitude = (100 * np.exp(-square / 20)).astype(np.float32)
-    short = PhasingConfig(recipe="2*HIO", refine="2*ER", starts=1, support_every=1, coherence=config.coherence)
+    short = PhasingConfig(recipe="2*HIO", refine="2*ER", prolong="", starts=1, support_every=1)
+    short = msgspec.structs.replace(short, coherence=config.coherence)
     retrieve(amplitude, amplitude < 90, short)
     plan = np.ones(config.shape, np.complex64)
     fourier.forward(plan, plan)
@@ -176,7 +180,8 @@ def warm_up(config: PhasingConfig) -> None:
 
 def _start(ensemble: Ensemble, course: _Course) -> None:
     doing = f"start {len(ensemble.runs) + 1} of {ensemble.total}"
-    ensemble.start(course.stretch(_cost(ensemble.recipe, ensemble.pattern), ensemble.recipe, doing))
+    recipe = ensemble.recipe(len(ensemble.runs))
+    ensemble.start(course.stretch(_cost(recipe, ensemble.pattern), recipe, doing))
 
 
 def _prolonged(run: Run, whole: Pattern, config: PhasingConfig, course: _Course) -> Run:

@@ -38,7 +38,7 @@ RANGES = tuple(float(n) * np.pi / 2 for n in range(1, 11))
 
 _SEED = 40_000
 _GAP, _BESIDE = 6, 20
-_BASELINE = PhasingConfig(recipe="400*HIO + 1000*RAAR", refine="300*ER", starts=1, coherence=False)
+_BASELINE = PhasingConfig(recipe="400*HIO + 1000*RAAR", refine="300*ER", prolong="", starts=1, coherence=False)
 _AFTER = parse("300*ER")
 _BORDER = 2  # voxels from the support's border that may change while the network's object is refined
 
