@@ -158,7 +158,13 @@ def _retrieve(installed: Installed | None, keep: Path | None) -> Engine:
         counted = dict(task.counted)
         last = {"ER": counted.pop("ER")}
         config = msgspec.structs.replace(
-            PhasingConfig(), starts=1, seed=seed, recipe=recipe(counted), refine=recipe(last), prolong="", free_fraction=0.0
+            PhasingConfig(),
+            starts=1,
+            seed=seed,
+            recipe=recipe(counted),
+            refine=recipe(last),
+            prolong="",
+            free_fraction=0.0,
         )
         begun = time.perf_counter()
         retrieved = retrieve(task.amplitude(), task.fitted(), config)

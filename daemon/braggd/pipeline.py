@@ -21,6 +21,7 @@ from braggd.phasing.align import posed
 from braggd.phasing.appraise import appraise
 from braggd.phasing.resolution import resolution_nm
 from braggd.phasing.retrieve import Retrieved, Seed, merge, retrieve
+from braggd.phasing.support import dense
 from braggd.scan.hot import trusted
 from braggd.scan.region import phasing_region
 
@@ -170,7 +171,7 @@ def _crystal(scan: Scan, density: np.ndarray, support: np.ndarray) -> tuple[Crys
             f"the geometry lacks {', '.join(unknown)}; the crystal stays in the detector frame without strain"
         ]
     try:
-        return crystal_from(density, support, scan.geometry), []
+        return crystal_from(density, dense(density, support), scan.geometry), []
     except BraggdError as error:
         return None, [str(error)]
 

@@ -9,6 +9,7 @@ from braggd.phasing.ranking import Quality, choose, compare, judge
 from braggd.phasing.support import (
     LARGEST_SHARE,
     components,
+    dense,
     fill_smoothly,
     first_support,
     free_bound,
@@ -101,6 +102,15 @@ def test_the_solid_part_leaves_out_the_border_and_what_is_empty():
     assert not found[~ball(shape, 7, at)].any()
     assert level == pytest.approx(2, rel=0.1)
     assert solid(np.zeros(shape, np.float32), truth)[1] == 0
+
+
+def test_the_dense_part_leaves_out_a_faint_shell_and_keeps_its_holes():
+    shape, at = (24, 24, 24), (12, 12, 12)
+    support, crystal = ball(shape, 9, at), ball(shape, 6, at)
+    density = np.where(crystal, 2 + 1j, 0.1 * support).astype(np.complex64)
+    density[12, 12, 12] = 0  # a dislocation's core
+    np.testing.assert_array_equal(dense(density, support), crystal)
+    np.testing.assert_array_equal(dense(np.zeros(shape, np.complex64), support), support)
 
 
 def test_shrink_wrap_neither_vanishes_nor_fills_the_volume():

@@ -20,7 +20,9 @@ _FAINTEST = 0.002  # of the autocorrelation's maximum: below are the tails of a 
 _SIGMAS = 5.0  # of the photons' noise in the autocorrelation, which is the root of their number
 _SHRINK = 0.65  # of the autocorrelation's extents: half would just hold a centrosymmetric object
 _VOXELS_PER_VOXEL = 7.5  # of the autocorrelation above its noise, per voxel of the object
-_SOLID = 1.0  # of the smoothed modulus' root mean square within the support: voxels at the surface are only part crystal
+_DENSE = 0.35  # of the typical modulus: a crystal's surface is at half of it
+# Of the smoothed modulus' root mean square within the support: voxels at the surface are only part crystal.
+_SOLID = 1.0
 _SOLID_BLUR = 1.5  # width of the Gaussian that smoothes it, voxels
 
 
@@ -124,6 +126,18 @@ def typical(modulus: NDArray[np.float32]) -> float:
     So neither a few bright voxels nor many empty ones change it much.
     """
     return _root_mean_square(modulus[modulus > 0.5 * _root_mean_square(modulus)])
+
+
+def dense(density: NDArray[np.complex64], support: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The part of the support where there is matter; holes in it, as at a dislocation's core, belong to it.
+
+    density: (z, y, x) complex64, its middle about n // 2
+    A support reaches beyond the crystal by a faint shell, lest what is strained most be cut off; a phase says nothing
+    there. All of the support where the object is empty.
+    """
+    modulus = np.where(support, np.abs(density), 0)
+    inside = support & (modulus >= _DENSE * typical(modulus[support])) & (modulus > 0)
+    return np.asarray(ndimage.binary_fill_holes(inside) & support, np.bool_) if inside.any() else support
 
 
 def components(support: NDArray[np.bool_]) -> tuple[int, NDArray[np.bool_]]:
