@@ -63,44 +63,66 @@ def score_phases(
     ranges: Annotated[str, typer.Option(help="Phase ranges in units of pi, by commas; empty: half to 5.")] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only that one; may be repeated.")] = None,
     model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
-    only_times: Annotated[bool, typer.Option("--times", help="Only the time, of the thesis's Table 4.2.")] = False,
+    part: Annotated[str, typer.Option(help="ranges, race, low-strain or times.")] = "ranges",
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file.")] = Path("models/BENCHMARKS.md"),
 ) -> None:
-    """Compare the network that predicts phases with plain iterations, against the phase range."""
+    """Compare the network that predicts phases with plain iterations.
+
+    ranges: accuracy against the phase range; race: how soon a crystal is solved; low-strain: crystals without a centre
+    of symmetry that are hardly strained; times: of the network, for the shapes in the thesis's Table 4.2
+    """
     import math
 
-    from braggd_models.phasing.study import METHODS, RANGES, SHAPES, cases, report, run, times
+    from braggd_models.phasing import study
 
-    if only_times:
-        text = f"## Phases: time\n\n{times(SHAPES, model)}\n\n`braggd-models score phases --times`, {machine()}."
-        replace_section(output, "phases times", text)
-        Console().print(text, highlight=False, markup=False)
+    command = f"braggd-models score phases --part {part}" if part != "ranges" else "braggd-models score phases"
+    console = Console()
+
+    def write(title: str, subject: str, text: str) -> None:
+        replace_section(output, subject, f"## Phases: {title}\n\n{text}\n\n`{command}`, {machine()}.")
+
+    if part == "times":
+        write("time", "phases times", study.times(study.SHAPES, model))
         return
-    methods = method or list(METHODS)
+    if part not in ("ranges", "race", "low-strain"):
+        raise typer.BadParameter(f"{part}: choose one of ranges, race, low-strain, times", param_hint="--part")
+    methods = method or list(study.METHODS)
     for name in methods:
-        if name not in METHODS:
-            raise typer.BadParameter(f"{name}: choose one of {', '.join(METHODS)}", param_hint="--method")
+        if name not in study.METHODS:
+            raise typer.BadParameter(f"{name}: choose one of {', '.join(study.METHODS)}", param_hint="--method")
+    low = part == "low-strain"
     try:
-        chosen = cases(crystals, [float(part) * math.pi for part in ranges.split(",")] if ranges else RANGES)
+        steps = (
+            [float(one) * math.pi for one in ranges.split(",")] if ranges else study.LOW_RANGES if low else study.RANGES
+        )
     except ValueError as error:
         raise typer.BadParameter(f"{ranges}: give numbers, separated by commas", param_hint="--ranges") from error
-    console, outcomes = Console(), []
-    for outcome in track(run(chosen, methods, model), "phases", total=len(chosen), console=console):
+    chosen = study.cases(crystals, steps, study.LOPSIDED if low else ())
+    command += f" --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
+    if part == "race":
+        from braggd_models.phasing import race
+
+        finishes = []
+        for finish in track(race.race(chosen, model), "phases", total=len(chosen), console=console):
+            finishes.append(finish)
+            write(f"time to an accuracy of {race.SOLVED:.0f} %", "phases race", race.report(finishes))
+        return
+    command += "".join(f' --method "{name}"' for name in method or ())
+    outcomes = []
+    title = "hardly strained crystals without a centre of symmetry" if low else "the network against plain iterations"
+    subject = f"phases{' low-strain' if low else ''}" + "".join(f" {name}" for name in method or ())
+    for outcome in track(study.run(chosen, methods, model), "phases", total=len(chosen), console=console):
         outcomes.append(outcome)
         case = outcome.case
         told = ", ".join(f"{name} {score:.1f} % {seconds:.1f} s" for name, (score, seconds) in outcome.scores.items())
         console.print(f"{case.number:3d} {case.strain:9s} {case.phase_range:4.1f} rad: {told}", highlight=False)
-    command = f"braggd-models score phases --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
-    command += "".join(f' --method "{name}"' for name in method or ())
-    text = (
-        "## Phases: the network against plain iterations\n\n"
-        "Mean accuracy in percent (Masto, eq. 4.5), symmetries removed, of crystals that no network was trained on: "
-        "64 x 64 x 64, oversampling 2 to 5, peaks of 1e4 to 1e6 photons, Poisson noise.\n\n"
-        f"{report(outcomes)}\n\n`{command}`, {machine()}."
-    )
-    subject = "phases" + "".join(f" {name}" for name in method or ())
-    replace_section(output, subject, text)
-    console.print(text, highlight=False, markup=False)
+        write(
+            title,
+            subject,
+            "Mean accuracy in percent (Masto, eq. 4.5), symmetries removed, of crystals that no network was trained "
+            "on: 64 x 64 x 64, oversampling 2 to 5, peaks of 1e4 to 1e6 photons, Poisson noise.\n\n"
+            f"{study.report(outcomes)}",
+        )
 
 
 def score_phasing(

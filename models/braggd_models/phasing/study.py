@@ -28,6 +28,7 @@ from braggd_models.benchmarks import table
 from braggd_models.simulate.dataset import random_crystal
 from braggd_models.simulate.gaps import cross
 from braggd_models.simulate.pattern import Simulated
+from braggd_models.simulate.shapes import SHAPES as KINDS
 
 SHAPES = ((118, 180, 230), (110, 160, 200))
 """Of the patterns in the thesis's Table 4.2."""
@@ -35,6 +36,12 @@ SHAPES = ((118, 180, 230), (110, 160, 200))
 STRAINS = ("gaussians", "cosines", "random")
 RANGES = tuple(float(n) * np.pi / 2 for n in range(1, 11))
 """Phase ranges, rad, peak to peak: ten steps up to 5 pi."""
+
+LOPSIDED = ("winterbottom", "random")
+"""Crystals without a centre of symmetry, where the object and its twin differ by their shape too."""
+
+LOW_RANGES = (0.3, 1.0, 2.0)
+"""Phase ranges, rad, peak to peak, of Fig. 4.50: hardly strained."""
 
 _SEED = 40_000
 _GAP, _BESIDE = 6, 20
@@ -45,17 +52,19 @@ _BORDER = 2  # voxels from the support's border that may change while the networ
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One crystal at one phase range, rad."""
+    """One crystal at one phase range, rad; crystals: shapes to choose from, all if none are named."""
 
     number: int
     strain: str
     phase_range: float
+    crystals: tuple[str, ...] = ()
 
     def simulate(self) -> Simulated:
         """The scan: any shape, oversampling 2 to 5, peak of 1e4 to 1e6 photons, Poisson noise, a little background."""
         return random_crystal(
             _SEED + self.number,
             shape=(64, 64, 64),
+            crystal=self.crystals or tuple(KINDS),
             strain=self.strain,
             phase_range=(self.phase_range, self.phase_range),
             peak_counts=(1e4, 1e6),
@@ -72,10 +81,10 @@ class Outcome:
     scores: dict[str, tuple[float, float]]
 
 
-def cases(crystals: int, ranges: Sequence[float] = RANGES) -> list[Case]:
-    """The same crystals at every phase range and for every kind of strain."""
+def cases(crystals: int, ranges: Sequence[float] = RANGES, shapes: tuple[str, ...] = ()) -> list[Case]:
+    """The same crystals at every phase range and for every kind of strain; shapes: to choose from, all if none."""
     return [
-        Case(number=number, strain=strain, phase_range=phase_range)
+        Case(number=number, strain=strain, phase_range=phase_range, crystals=shapes)
         for number in range(crystals)
         for phase_range in ranges
         for strain in STRAINS
@@ -106,7 +115,7 @@ Made = tuple[NDArray[np.complex64] | None, float]
 
 
 def _network(truth: Simulated, config: Config) -> Made:
-    predicted = _predicted(truth, config)
+    predicted = predicted_for(truth, config)
     return predicted.density, predicted.seconds
 
 
@@ -124,17 +133,17 @@ def _with_gap(truth: Simulated, config: Config) -> Made:
 
 def _one_run(truth: Simulated, config: Config) -> Made:
     """400 HIO + 1000 RAAR + 300 ER from random phases."""
-    amplitude, valid = _amplitude(truth)
+    amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
     return retrieve(amplitude, valid, _BASELINE).density, time.perf_counter() - begun
 
 
 def _refined(truth: Simulated, config: Config) -> Made:
     """The network, and 300 ER whose support changes at its border only."""
-    predicted = _predicted(truth, config)
+    predicted = predicted_for(truth, config)
     if predicted.density is None or predicted.support is None:
         return None, predicted.seconds
-    amplitude, valid = _amplitude(truth)
+    amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
     phasing = msgspec.structs.replace(_BASELINE, support_border=_BORDER)
     withheld = withheld_voxels(amplitude, valid, phasing.free_fraction, phasing.seed)
@@ -148,8 +157,8 @@ def _refined(truth: Simulated, config: Config) -> Made:
 
 def _ensemble(truth: Simulated, config: Config) -> Made:
     """The final stage: the network's object and random starts, merged."""
-    predicted = _predicted(truth, config)
-    amplitude, valid = _amplitude(truth)
+    predicted = predicted_for(truth, config)
+    amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
     seeds = [] if predicted.density is None else [Seed(name="network", density=predicted.density)]
     phasing = msgspec.structs.replace(config.phasing, coherence=False)
@@ -167,13 +176,15 @@ METHODS: dict[str, Callable[[Simulated, Config], Made]] = {
 """What can be scored, by the name that it has in the tables."""
 
 
-def _predicted(truth: Simulated, config: Config) -> Predicted:
+def predicted_for(truth: Simulated, config: Config) -> Predicted:
+    """What the network makes of a scan, hot pixels masked and gaps filled as the daemon does it."""
     valid, _ = trusted(truth.counts, truth.valid)
     counts = truth.counts if valid.all() else inpaint(truth.counts, valid, config.inference).counts
     return predict(counts, valid, config.inference)
 
 
-def _amplitude(truth: Simulated) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def amplitude_of(truth: Simulated) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Measured amplitudes, 0 where masked, and which voxels count as measured."""
     valid, _ = trusted(truth.counts, truth.valid)
     return np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32), valid
 
