@@ -26,7 +26,10 @@ Width = Annotated[int, typer.Option(help="Of the gap, pixels.")]
 def train_gaps(
     folder: Folder = None,
     minutes: Minutes = 120,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 2.5e-3,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 1.5e-3,
+    start: Annotated[
+        Path | None, typer.Option(help="FILE.onnx, an exported network; a new run begins with its weights and guesses.")
+    ] = None,
     crystals: Annotated[int, typer.Option(help="That the linear guesses are learnt from.")] = 150,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that simulate; 0: none beside the training.")] = 0,
@@ -35,13 +38,19 @@ def train_gaps(
 ) -> None:
     """Train the network that fills gaps, or go on training it. `export gaps` makes it usable."""
     from braggd_models.gaps import linear
+    from braggd_models.gaps.slabnet import SlabNet
+    from braggd_models.gaps.start import begin
     from braggd_models.gaps.train import train
     from braggd_models.training import Plan
 
     _talk()
     place = folder or FOLDER / "gaps"
     place.mkdir(parents=True, exist_ok=True)
-    learnt = place / "guesses.npz"
+    learnt, net = place / "guesses.npz", SlabNet()
+    if start and not (place / "last.pt").exists():
+        guesses, said = begin(net, start)
+        guesses.save(learnt)
+        (place / "start.txt").write_text(said)
     if not learnt.exists():
         from rich.progress import Progress
 
@@ -50,7 +59,7 @@ def train_gaps(
             guesses = linear.learn(seed + 11, crystals, lambda done: progress.update(bar, completed=done))
         guesses.save(learnt)
     plan = Plan(minutes=minutes, rate=rate, decay=0.7, threads=threads)
-    run = train(place, linear.Guesses.load(learnt), plan, seed=seed, workers=workers, device=device)
+    run = train(place, linear.Guesses.load(learnt), plan, net=net, seed=seed, workers=workers, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
 
 
