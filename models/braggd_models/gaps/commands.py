@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -93,6 +94,8 @@ def export_gaps(
 
 def score_gaps(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller crystals.")] = False,
+    crystals: Annotated[int, typer.Option(help="Held-out ones; 0: 12, or 4 with --quick.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Of training what is compared with; 0: 20, or 2 with --quick.")] = 0,
     part: Annotated[list[str] | None, typer.Option(help="Only that comparison; may be repeated.")] = None,
     model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of BENCHMARKS.md and the figures.")] = Path(
@@ -107,10 +110,13 @@ def score_gaps(
     for name in part or known:
         if name not in known:
             raise typer.BadParameter(f"{name}: choose one of {', '.join(known)}", param_hint="--part")
+    size = QUICK if quick else Size()
+    size = replace(size, crystals=crystals or size.crystals, minutes=minutes or size.minutes)
+    said = " --quick" * quick + f" --crystals {crystals}" * bool(crystals) + f" --minutes {minutes:g}" * bool(minutes)
     for name in part or known:
-        done = known[name](model, QUICK if quick else Size())
+        done = known[name](model, size)
         figures = "".join(f"\n\n![{file.stem}](figures/{file.name})" for file in plot(done, output / "figures"))
-        command = f"braggd-models score gaps{' --quick' if quick else ''} --part {name}"
+        command = f"braggd-models score gaps{said} --part {name}"
         Console().print(f"\n{done.text}", highlight=False, markup=False)
         replace_section(
             output / "BENCHMARKS.md",
