@@ -35,8 +35,8 @@ class Lateral(nn.Module):
         self.before = nn.ModuleList(Residual(width, conditions) for width in widths)
         self.after = nn.ModuleList(Residual(width, conditions) for width in widths[:-1])
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in itertools.pairwise(steps))
-        nn.init.zeros_(self.up[0].weight)
-        nn.init.zeros_(self.up[0].bias)
+        for parameter in self.up[0].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, state: Tensor, conditions: Tensor) -> Tensor:
         """(n, channels, u, v), u and v multiples of STRIDE; conditions: (n, conditions)."""
@@ -58,9 +58,8 @@ class Residual(nn.Module):
         self.inner = nn.Conv2d(channels, channels, 3, padding=1)
         self.outer = nn.Conv2d(channels, channels, 3, padding=1)
         self.opened = nn.Linear(conditions, 2 * channels)
-        for layer in (self.outer, self.opened):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for parameter in (*self.outer.parameters(), *self.opened.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, conditions: Tensor) -> Tensor:
         """(n, channels, u, v) both; conditions: (n, conditions)."""

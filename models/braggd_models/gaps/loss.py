@@ -2,7 +2,8 @@
 
 Errors are taken over those of interpolation in the same gap, so that a narrow gap through the peak counts as much as a
 wide one in the noise; far beyond them they count as their root. Counts are decided by the few brightest voxels of a
-gap, which no sum over lines can weigh: how well they correlate (thesis, eq. 3.1) is therefore a term of its own.
+gap, which no sum over lines can weigh: how well they correlate (thesis, eq. 3.1) is therefore a term of its own. As
+correlation knows no scale, and what is unsure of in logarithms comes out too faint, so are the photons of a gap.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from torch import Tensor
 
 from braggd.inference.slabs import WIDEST
 
-WEIGHTS = {"log": 1.0, "slope": 0.5, "amplitude": 0.5, "counts": 0.3, "log pcc": 0.5, "counts pcc": 1.0, "sigma": 0.03}
+WEIGHTS = {
+    "log": 1.0,
+    "slope": 0.5,
+    "amplitude": 0.5,
+    "counts": 0.3,
+    "log pcc": 0.5,
+    "counts pcc": 1.0,
+    "sum": 0.5,
+    "sigma": 0.03,
+}
 
 # Floors of interpolation's errors, where it is right by chance: of log counts; of the rest as share of their variance;
 # of 1 - PCC.
@@ -23,6 +33,8 @@ _SHARE_FLOOR = 3e-3
 _PCC_FLOOR = 0.02
 # Log counts above a gap's maximum up to which counts are told apart; beyond, an error is an error.
 _ABOVE = 1.5
+# So dark, relative to that ceiling, is nothing.
+_DARK = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +80,7 @@ def plane_loss(outputs: tuple[Tensor, Tensor], batch: Planes) -> tuple[Tensor, d
         "counts": _soft(_over(now, then, easy, inside), 2.0),
         "log pcc": _uncorrelated(guess, batch.truth, batch.interpolated, inside),
         "counts pcc": _uncorrelated(now, then, easy, inside),
+        "sum": _soft((torch.log(_mean(now, inside) + _DARK) - torch.log(_mean(then, inside) + _DARK)) ** 2, 1.0),
         "sigma": _mean(sigma + 0.5 * error.detach() ** 2 * torch.exp(-2 * sigma), inside),
     }
     means = {name: term.mean() for name, term in terms.items()}

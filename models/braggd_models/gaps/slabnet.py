@@ -31,9 +31,9 @@ _LEVEL = 3.0
 # The guesses may differ by orders of magnitude where one of them makes no sense.
 _APART = 3.0
 # The guess by counts replaces the network's where both agree within this / the gap's width, in log counts, and where
-# log counts are above some level; chosen on held-out crystals and the measured scan.
-_NEARLY, _NEARLY_WITHIN = 2.4, (0.2, 0.8)
-_BRIGHT, _BRIGHT_WITHIN = 3.5, 0.4
+# log counts are above some level; chosen on crystals that neither training nor scores see.
+_NEARLY, _NEARLY_WITHIN = 4.8, (0.2, 1.6)
+_BRIGHT, _BRIGHT_WITHIN = 6.5, 0.4
 
 
 class SlabNet(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,19 @@ def begin(net: nn.Module, path: Path) -> tuple[Guesses, str]:
         raise TrainingError(f"{path}: is no network that fills gaps; begin without it, or with another")
     net.load_state_dict({name: torch.from_numpy(values.astype(np.float32)) for name, values in known.items()}, False)
     share = sum(own[name].numel() for name in known) / sum(values.numel() for values in own.values())
+    card = path.with_suffix(".json")
+    minutes = json.loads(card.read_bytes()).get("minutes", "unknown") if card.exists() else "unknown"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _guesses(weights), f"{share:.0%} of the weights from {path.name}, sha256 {digest}"
+    return _guesses(weights), f"{share:.0%} of the weights from {path.name}, minutes {minutes}, sha256 {digest}"
 
 
 def _read(path: Path) -> Weights:
     import onnx
-    from google.protobuf.message import DecodeError
     from onnx import numpy_helper
 
     try:
         tensors = onnx.load(path).graph.initializer
-    except (OSError, DecodeError) as error:
+    except Exception as error:  # of the file system, or of one of the libraries beneath onnx
         raise TrainingError(f"{path}: cannot be read ({error}); name an exported network") from error
     return {tensor.name.removesuffix(HALF): numpy_helper.to_array(tensor) for tensor in tensors}
 

@@ -155,6 +155,13 @@ def test_the_loss_of_interpolation_is_about_one_in_every_term(guesses):
     assert all(0.3 < float(terms[name]) < 1.05 for name in ("log", "amplitude", "counts", "log pcc", "counts pcc"))
 
 
+def test_the_loss_sees_what_correlation_does_not_that_counts_are_too_faint(guesses):
+    batch = planes_of(guesses, 3)
+    _, terms = plane_loss((torch.log(torch.exp(batch.truth) / 2), torch.zeros_like(batch.truth)), batch)
+    assert float(terms["counts pcc"]) < 1e-3
+    assert float(terms["sum"]) > 0.3
+
+
 def test_what_is_cut_out_is_what_lies_there(guesses):
     rng = np.random.default_rng([8, 2])
     one = next(made for made in (sample(crystal(rng), 6, rng) for _ in range(20)) if made is not None)
@@ -233,7 +240,7 @@ def test_a_training_may_begin_with_an_exported_network(tmp_path, guesses):
     for width in (3, 40):
         np.testing.assert_allclose(learnt.logs[width], guesses.logs[width], rtol=2e-3, atol=1e-4)
         np.testing.assert_array_equal(learnt.counts[width], guesses.counts[width])
-    assert said.startswith("100%")
+    assert said.startswith("100% of the weights from net.onnx, minutes unknown")
     for content in (b"rubbish", b""):
         path.write_bytes(content)
         with pytest.raises(TrainingError, match=r"net\.onnx"):
