@@ -30,9 +30,9 @@ _SPREAD = 1.5
 _LEVEL = 3.0
 # The guesses may differ by orders of magnitude where one of them makes no sense.
 _APART = 3.0
-# The guess by counts replaces the network's where both agree within this / the gap's width, in log counts, and where
+# The guess by counts replaces the network's where both agree within (this / the width)^2, in log counts, and where
 # log counts are above some level; chosen on crystals that neither training nor scores see.
-_NEARLY, _NEARLY_WITHIN = 4.8, (0.2, 1.6)
+_NEARLY, _NEARLY_WITHIN = 3.8, (0.4, 1.6)
 _BRIGHT, _BRIGHT_WITHIN = 6.5, 0.4
 
 
@@ -104,7 +104,7 @@ class GapFiller(nn.Module):
         self.net = net
         widths = torch.arange(WIDEST + 1)
         self.register_buffer("trust", (widths <= trusted).float())
-        self.register_buffer("near", (_NEARLY / widths.clamp(min=1)).clamp(*_NEARLY_WITHIN))
+        self.register_buffer("near", ((_NEARLY / widths.clamp(min=1)) ** 2).clamp(*_NEARLY_WITHIN))
         self.register_buffer("logs_matrices", torch.from_numpy(matrices(guesses.logs)))
         self.register_buffer("counts_matrices", torch.from_numpy(matrices(guesses.counts)))
         self.register_buffer("rows", torch.from_numpy(rows()))
