@@ -9,6 +9,8 @@ import numpy as np
 
 # Smaller tensors are not worth a cast.
 _FROM = 1024
+HALF = "_half"
+"""Ends the names of halved weights."""
 
 
 def halve(path: Path, spared: Callable[[str], bool] = lambda name: False) -> None:
@@ -26,8 +28,8 @@ def halve(path: Path, spared: Callable[[str], bool] = lambda name: False) -> Non
         values = numpy_helper.to_array(tensor)
         if values.dtype == np.float32 and values.size >= _FROM and not spared(tensor.name):
             graph.initializer.remove(tensor)
-            graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), tensor.name + "_half"))
-            casts.append(helper.make_node("Cast", [tensor.name + "_half"], [tensor.name], to=TensorProto.FLOAT))
+            graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), tensor.name + HALF))
+            casts.append(helper.make_node("Cast", [tensor.name + HALF], [tensor.name], to=TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

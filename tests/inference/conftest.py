@@ -39,12 +39,20 @@ def weighted_sum(path: Path, weights, bias=0.0, **options) -> Path:
 
 
 def filler(
-    path: Path, weights=None, bias=0.0, sigma=-1.0, reach=1, widths=(2, 3, 4, 6, 8, 12, 40), tile=256, **card_too
+    path: Path,
+    weights=None,
+    bias=0.0,
+    sigma=-1.0,
+    reach=1,
+    widths=(2, 3, 4, 6, 8, 12, 40),
+    block=1,
+    **card_too,
 ):
     """A network that fills gaps: log counts = sum of the channels of a line, each with its weight, + bias.
 
     weights: by number of the channel; bias: one, or one for each of the 40 planes of a gap
     sigma: logarithm of the standard deviation, everywhere
+    block: the mean over so many lines along u and v is taken, and other sizes than multiples of it are refused
     """
     size = 2 * reach + 1
     kernel = np.zeros((40, CHANNELS, size, size), np.float32)
@@ -53,11 +61,16 @@ def filler(
     constants = {
         "kernel": kernel,
         "bias": np.broadcast_to(np.asarray(bias, np.float32), 40).copy(),
+        "scales": np.array([1, 1, block, block], np.float32),
         "zero": np.zeros((), np.float32),
         "sigma": np.asarray(sigma, np.float32),
     }
     nodes = [
-        helper.make_node("Conv", ["lines", "kernel", "bias"], ["logs"]),
+        helper.make_node("Conv", ["lines", "kernel", "bias"], ["single"]),
+        helper.make_node("SpaceToDepth", ["single"], ["blocks"], blocksize=block),
+        helper.make_node("DepthToSpace", ["blocks"], ["whole"], blocksize=block),
+        helper.make_node("AveragePool", ["whole"], ["means"], kernel_shape=[block, block], strides=[block, block]),
+        helper.make_node("Resize", ["means", "", "scales"], ["logs"], mode="nearest"),
         helper.make_node("Mul", ["logs", "zero"], ["nothing"]),
         helper.make_node("Add", ["nothing", "sigma"], ["log_sigma"]),
     ]
@@ -67,7 +80,7 @@ def filler(
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "filler", [lines, width], outputs, initializers)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    card(path, **{"task": "gaps", "format": FORMAT, "widths": widths, "reach": reach, "tile": tile, **card_too})
+    card(path, **{"task": "gaps", "format": FORMAT, "widths": widths, "reach": reach, **card_too})
     return path
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from braggd.config import InferenceConfig
 from braggd.errors import ModelError
+from braggd.inference.filler import FORMAT
 from braggd.inference.inpaint import inpaint
 from braggd.inference.interpolate import interpolate
 from braggd.inference.shipped import shipped
@@ -113,6 +114,17 @@ def test_tiles_of_any_size_give_the_same(measured, cross, tmp_path, networks):
         np.testing.assert_allclose(inpaint(measured, cross, config(model)).counts, whole.counts, rtol=1e-5)
 
 
+def test_a_network_that_takes_blocks_of_lines_gives_the_same_in_tiles_of_any_size(measured, cross, tmp_path, networks):
+    """A network that answers the mean over blocks of 8 x 8 lines, and takes nothing but whole blocks."""
+    weights = {0: 0.7, LEVEL: 1.0}
+    model = networks.filler(tmp_path / "whole.onnx", weights, block=8, stride=8)
+    whole = inpaint(measured, cross, config(model))
+    assert (whole.method, whole.warnings) == ("network", ())
+    for tile in (8, 24, 30):
+        model = networks.filler(tmp_path / f"{tile}.onnx", weights, block=8, stride=8, around=8, tile=tile)
+        np.testing.assert_allclose(inpaint(measured, cross, config(model)).counts, whole.counts, rtol=1e-5)
+
+
 def test_where_gaps_cross_the_lines_begin_at_what_was_painted(measured, cross, tmp_path, networks):
     """Copying from before the gap twice brings the corner's voxel into the crossing."""
     done = inpaint(measured, cross, config(networks.filler(tmp_path / "copy.onnx", {0: 1.0, LEVEL: 1.0})))
@@ -176,16 +188,18 @@ def test_a_network_that_fails_is_replaced_by_interpolation_and_said(measured, cr
         model.write_bytes(networks.filler(tmp_path / "whole.onnx").read_bytes()[:3000])
     elif kind == "failing":
         networks.failing(model)
-        networks.card(model, format=1, widths=[6], reach=1)
+        networks.card(model, format=FORMAT, widths=[6], reach=1)
     elif kind == "nan":
         networks.not_finite(model)
     elif kind == "shape":
         networks.filler(model, reach=1)
-        networks.card(model, format=1, widths=[6, 12], reach=2)
+        networks.card(model, format=FORMAT, widths=[6, 12], reach=2)
     elif kind == "no card":
         networks.filler(model).with_suffix(".json").unlink()
     elif kind == "card":
         networks.filler(model, tile="large")
+    elif kind == "stride":
+        networks.filler(model, stride=0)
     elif kind == "format":
         networks.filler(model, format=99)
     elif kind == "widths":

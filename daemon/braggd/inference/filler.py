@@ -2,10 +2,13 @@
 
 Inputs `lines`, float32 (1, CHANNELS, u + 2 reach, v + 2 reach), as `slabs.lines_across` makes them, with `reach`
 neighbours on every side, and `width`, int64 (1,). Outputs, in this order: log(1 + counts) in the gap, and the logarithm
-of its standard deviation, (1, WIDEST, u, v) float32 both, of which the first `width` planes are used. The card, a JSON
-file beside the network, must hold `format` (FORMAT), `widths` (gap widths that the network knows, others are widened to
-the next) and `reach`, and may hold `tile`, the largest u and v of one run (default 256), and `inversion`: the mean with
-what the network says of the inverted volume is taken, as intensities know no direction.
+of its standard deviation, (1, WIDEST, u, v) float32 both, of which the first `width` planes are used.
+
+The card, a JSON file beside the network, must hold `format` (FORMAT), `widths` (gap widths that the network knows,
+others are widened to the next) and `reach`. It may hold `tile`, the largest u and v that are asked for in one run
+(default 256); `around`, how many lines about them the network must see for its answer not to depend on the tile
+(default 0); `stride`, of which u and v are multiples, and where runs begin, too (default 1); and `inversion`: the mean
+with what the network says of the inverted volume is taken, as intensities know no direction.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from braggd.errors import ModelError
 from braggd.inference.session import Session
 from braggd.inference.slabs import CHANNELS, WIDEST, Slab, inverted, lines_across
 
-FORMAT = 1
+FORMAT = 2
+_SIZES = "`widths`, `reach`, `tile`, `around` or `stride`"
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -31,7 +35,9 @@ Bools = NDArray[np.bool_]
 class Filler:
     """A filling network, and how it is to be run.
 
-    widths: that it knows, ascending; reach: neighbours that it needs on every side; tile: largest u and v of one run
+    widths: that it knows, ascending; reach: neighbours that it needs on every side
+    tile: largest u and v asked for in one run; around: lines about them that have an influence
+    stride: of which u and v of a run are multiples, and at multiples of which runs begin
     inversion: whether to take the mean with what it says of the inverted volume
     """
 
@@ -39,6 +45,8 @@ class Filler:
     widths: tuple[int, ...]
     reach: int
     tile: int
+    around: int
+    stride: int
     inversion: bool
 
     @classmethod
@@ -56,13 +64,12 @@ class Filler:
         try:
             widths = tuple(sorted(int(width) for width in card["widths"]))
             reach, tile = int(card["reach"]), int(card.get("tile", 256))
+            around, stride = int(card.get("around", 0)), int(card.get("stride", 1))
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(
-                f"{model}: its card lacks a good `widths`, `reach` or `tile`; mend the JSON file"
-            ) from error
-        if not widths or widths[0] < 1 or widths[-1] > WIDEST or reach < 0 or tile < 1:
-            raise ModelError(f"{model}: its card has an impossible `widths`, `reach` or `tile`; mend the JSON file")
-        return cls(session, widths, reach, tile, bool(card.get("inversion")))
+            raise ModelError(f"{model}: its card lacks a good {_SIZES}; mend the JSON file") from error
+        if not widths or widths[0] < 1 or widths[-1] > WIDEST or min(reach, around) < 0 or min(tile, stride) < 1:
+            raise ModelError(f"{model}: its card has an impossible {_SIZES}; mend the JSON file")
+        return cls(session, widths, reach, tile, around, stride, bool(card.get("inversion")))
 
     def fill(self, logs: Floats, measured: Bools, slabs: list[Slab]) -> tuple[Floats, Floats]:
         """Log counts of the slabs' voxels and their standard deviation; infinite where no slab is.
@@ -85,18 +92,31 @@ class Filler:
     def _run(self, logs: Floats, measured: Bools, slab: Slab, box: tuple[slice, slice]) -> tuple[Floats, Floats]:
         """One tile of a slab, (width, u, v) both; normal first."""
         start, stop = self._widened(slab, len(logs))
+        spans = [self._span(edge, size) for edge, size in zip(box, logs.shape[1:], strict=True)]
         wide = [
-            np.arange(edge.start - self.reach, edge.stop + self.reach).clip(0, size - 1)
-            for edge, size in zip(box, logs.shape[1:], strict=True)
+            np.arange(first - self.reach, last + self.reach).clip(0, size - 1)
+            for (first, last), size in zip(spans, logs.shape[1:], strict=True)
         ]
         window = (slice(None), wide[0][:, None], wide[1])
         lines = lines_across(logs[window], measured[window], start, stop)
-        kept = slice(slab.start - start, slab.stop - start)
         values, log_sigma = self._asked(lines, stop - start)
         if self.inversion:
             turned = [made[::-1, ::-1, ::-1] for made in self._asked(inverted(lines), stop - start)]
             values, log_sigma = (_mean(one, two) for one, two in zip((values, log_sigma), turned, strict=True))
+        kept = (
+            slice(slab.start - start, slab.stop - start),
+            *(slice(edge.start - first, edge.stop - first) for edge, (first, _) in zip(box, spans, strict=True)),
+        )
         return values[kept], log_sigma[kept]
+
+    def _span(self, edge: slice, size: int) -> tuple[int, int]:
+        """First line and that after the last one which the network is shown, aligned, for a tile's edge.
+
+        Whoever asks for a line, it lies at the same place modulo the stride, so that all get the same answer.
+        """
+        first = max(0, edge.start - self.around) // self.stride * self.stride
+        last = min(size, edge.stop + self.around)
+        return first, first - (first - last) // self.stride * self.stride
 
     def _asked(self, lines: Floats, width: int) -> tuple[Floats, Floats]:
         """What the network answers, (width, u, v) both."""

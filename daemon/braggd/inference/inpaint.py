@@ -25,6 +25,8 @@ _SIGNAL_BOX = 9
 _LEAST_LINES = 256
 # The peak may lie in the gap and be brighter than all that was measured, but within reason: log counts above the rest.
 _BRIGHTER = 4.0
+# Lines about a crossing that the network is shown.
+_AROUND_CROSSINGS = 16
 _log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
@@ -104,6 +106,8 @@ def _by_network(start: Inpainted, measured: Bools, config: InferenceConfig) -> I
         now = np.isfinite(left)
         logs[now], sigma[now] = np.clip(painted[now], 0, ceiling), left[now]
         missing, least = buried, 1
+        # a crossing is small: all of its surroundings would take as long as both gaps
+        filler = replace(filler, around=min(filler.around, _AROUND_CROSSINGS))
         if not (now.any() and buried.any()):
             break
     taken = wanted & np.isfinite(sigma)

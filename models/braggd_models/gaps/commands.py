@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,10 @@ Width = Annotated[int, typer.Option(help="Of the gap, pixels.")]
 def train_gaps(
     folder: Folder = None,
     minutes: Minutes = 120,
-    rate: Annotated[float, typer.Option(help="Learning rate.")] = 2.5e-3,
+    rate: Annotated[float, typer.Option(help="Learning rate.")] = 1.5e-3,
+    start: Annotated[
+        Path | None, typer.Option(help="FILE.onnx, an exported network; a new run begins with its weights and guesses.")
+    ] = None,
     crystals: Annotated[int, typer.Option(help="That the linear guesses are learnt from.")] = 150,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that simulate; 0: none beside the training.")] = 0,
@@ -35,13 +39,19 @@ def train_gaps(
 ) -> None:
     """Train the network that fills gaps, or go on training it. `export gaps` makes it usable."""
     from braggd_models.gaps import linear
+    from braggd_models.gaps.slabnet import SlabNet
+    from braggd_models.gaps.start import begin
     from braggd_models.gaps.train import train
     from braggd_models.training import Plan
 
     _talk()
     place = folder or FOLDER / "gaps"
     place.mkdir(parents=True, exist_ok=True)
-    learnt = place / "guesses.npz"
+    learnt, net = place / "guesses.npz", SlabNet()
+    if start and not (place / "last.pt").exists():
+        guesses, said = begin(net, start)
+        guesses.save(learnt)
+        (place / "start.txt").write_text(said)
     if not learnt.exists():
         from rich.progress import Progress
 
@@ -50,7 +60,7 @@ def train_gaps(
             guesses = linear.learn(seed + 11, crystals, lambda done: progress.update(bar, completed=done))
         guesses.save(learnt)
     plan = Plan(minutes=minutes, rate=rate, decay=0.7, threads=threads)
-    run = train(place, linear.Guesses.load(learnt), plan, seed=seed, workers=workers, device=device)
+    run = train(place, linear.Guesses.load(learnt), plan, net=net, seed=seed, workers=workers, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
 
 
@@ -84,6 +94,8 @@ def export_gaps(
 
 def score_gaps(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer and smaller crystals.")] = False,
+    crystals: Annotated[int, typer.Option(help="Held-out ones; 0: 12, or 4 with --quick.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Of training what is compared with; 0: 20, or 2 with --quick.")] = 0,
     part: Annotated[list[str] | None, typer.Option(help="Only that comparison; may be repeated.")] = None,
     model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of BENCHMARKS.md and the figures.")] = Path(
@@ -98,10 +110,13 @@ def score_gaps(
     for name in part or known:
         if name not in known:
             raise typer.BadParameter(f"{name}: choose one of {', '.join(known)}", param_hint="--part")
+    size = QUICK if quick else Size()
+    size = replace(size, crystals=crystals or size.crystals, minutes=minutes or size.minutes)
+    said = " --quick" * quick + f" --crystals {crystals}" * bool(crystals) + f" --minutes {minutes:g}" * bool(minutes)
     for name in part or known:
-        done = known[name](model, QUICK if quick else Size())
+        done = known[name](model, size)
         figures = "".join(f"\n\n![{file.stem}](figures/{file.name})" for file in plot(done, output / "figures"))
-        command = f"braggd-models score gaps{' --quick' if quick else ''} --part {name}"
+        command = f"braggd-models score gaps{said} --part {name}"
         Console().print(f"\n{done.text}", highlight=False, markup=False)
         replace_section(
             output / "BENCHMARKS.md",

@@ -1,10 +1,10 @@
 """The network that fills gaps of every width with one set of weights, fully convolutionally along the gap's plane.
 
 It chooses between the best linear guesses (`linear`), by log counts and by counts, and adds what is not linear. Its
-first layer sees a line across the gap with its 5 x 5 neighbours in the gap's plane, the others act on that line alone;
-the gap's width and the line's level open and close their channels. So a line is a sample of its own, and training draws
-lines of a thousand gaps at once. Nothing depends on how a gap was cropped (no batch or instance statistics):
-overlapping crops agree exactly.
+first layer sees a line across the gap with its 5 x 5 neighbours in the gap's plane, most others act on that line alone;
+the gap's width and the line's level open and close their channels. Before the last of them every line is told of its
+wide surroundings (`lateral`). Nothing depends on how a gap was cropped (no batch or instance statistics): overlapping
+crops that begin at multiples of STRIDE agree exactly.
 """
 
 from __future__ import annotations
@@ -18,30 +18,33 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from braggd.inference.slabs import CHANNELS, CONTEXT, WIDEST
-from braggd_models.gaps.linear import COUNT_LEVELS, FEATURES, LEVELS, WIDTHS, Guesses, widened
+from braggd_models.gaps.lateral import Lateral
+from braggd_models.gaps.linear import COUNT_LEVELS, FEATURES, LEVELS, WIDTHS, Guesses
 
 REACH = 2
 """Neighbours on either side that the first layer sees."""
 
 _KERNEL = 2 * REACH + 1
+_CONDITIONS = 8
 _SPREAD = 1.5
 _LEVEL = 3.0
 # The guesses may differ by orders of magnitude where one of them makes no sense.
 _APART = 3.0
-# The guess by counts replaces the network's where both agree within this / the gap's width, in log counts, and where
-# log counts are above some level; chosen on held-out crystals and the measured scan.
-_NEARLY, _NEARLY_WITHIN = 2.4, (0.2, 0.8)
-_BRIGHT, _BRIGHT_WITHIN = 3.5, 0.4
+# The guess by counts replaces the network's where both agree within (this / the width)^2, in log counts, and where
+# log counts are above some level; chosen on crystals that neither training nor scores see.
+_NEARLY, _NEARLY_WITHIN = 3.8, (0.4, 1.6)
+_BRIGHT, _BRIGHT_WITHIN = 6.5, 0.4
 
 
 class SlabNet(nn.Module):
     """What is made of two guesses of log counts, and the logarithm of the standard deviation that is left.
 
-    hidden: channels of all layers; blocks: residual pairs of layers after the first
+    hidden: channels of the layers that act on lines; blocks: residual pairs of such layers after the first
+    lateral: channels of the layers that see the plane, at a half, a quarter and an eighth of its resolution
     An untrained network leaves the guess by log counts nearly as it is.
     """
 
-    def __init__(self, hidden: int = 256, blocks: int = 3) -> None:
+    def __init__(self, hidden: int = 256, blocks: int = 3, lateral: tuple[int, int, int] = (160, 224, 288)) -> None:
         super().__init__()
         self.first = nn.Conv2d(CHANNELS, hidden, _KERNEL)
         self.guesses = nn.Conv2d(2 * WIDEST, hidden, 1, bias=False)
@@ -49,6 +52,7 @@ class SlabNet(nn.Module):
         self.outer = nn.ModuleList(nn.Conv2d(hidden, hidden, 1) for _ in range(blocks))
         self.by_width = nn.Embedding(WIDEST + 1, 2 * hidden * (blocks + 1))
         self.by_level = nn.Conv2d(len(LEVELS), 2 * hidden * (blocks + 1), 1, bias=False)
+        self.lateral = Lateral(hidden, _CONDITIONS, lateral)
         self.head = nn.Conv2d(hidden, 6 * WIDEST, 1)
         for layer in (*self.outer, self.head, self.by_level, self.guesses):
             nn.init.zeros_(layer.weight)
@@ -59,9 +63,9 @@ class SlabNet(nn.Module):
             self.head.bias.copy_(bias)  # type: ignore[union-attr]
 
     def forward(self, lines: Tensor, width: Tensor, by_logs: Tensor, by_counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Two volumes (n, WIDEST, u - 2 REACH, v - 2 REACH); what lies beyond a gap's width means nothing.
+        """Two volumes (n, WIDEST, u, v); what lies beyond a gap's width means nothing.
 
-        lines: (n, CHANNELS, u, v); width: (n,) int64
+        lines: (n, CHANNELS, u + 2 REACH, v + 2 REACH), u and v multiples of STRIDE; width: (n,) int64
         by_logs, by_counts: guesses of log counts, of the same shape as what is returned
         """
         level = lines[:, -1:]
@@ -69,24 +73,24 @@ class SlabNet(nn.Module):
         middle = level[:, :, REACH : level.shape[2] - REACH, REACH : level.shape[3] - REACH]
         apart = (by_counts - by_logs).clamp(-_APART, _APART)
         both = torch.cat([apart, apart.gather(1, _mirror(width, apart))], dim=1)
-        if seen.shape[2:] == (_KERNEL, _KERNEL):  # single lines: matrix products are faster
-            state = functional.linear(seen.flatten(1), self.first.weight.flatten(1), self.first.bias)
-            state = state + _mixed(self.guesses, both.flatten(1))
-            outputs = self._beyond(state, self.by_width(width), level_shares(middle.flatten(1)))[:, :, None, None]
-        else:
-            state = self.first(seen) + self.guesses(both)
-            outputs = self._beyond(state, self.by_width(width)[:, :, None, None], level_shares(middle))
-        correction, log_sigma, choice = _blended(outputs, width)
+        first = self.first(seen) + self.guesses(both)
+        state = self._beyond(first, width, level_shares(middle).to(first.dtype))
+        correction, log_sigma, choice = _blended(self.head(_bent(state)), width)
         return by_logs + torch.sigmoid(choice) * apart + correction, log_sigma
 
-    def _beyond(self, first: Tensor, by_width: Tensor, shares: Tensor) -> Tensor:
-        """All layers but the first, on planes or on single lines."""
-        opened = (by_width + _mixed(self.by_level, shares)).chunk(2 * (len(self.inner) + 1), dim=1)
-        state = _bent(first * (1 + opened[0]) + opened[1])
+    def _beyond(self, first: Tensor, width: Tensor, shares: Tensor) -> Tensor:
+        """All layers between the first and the head: those on lines, and before the last pair those in the plane."""
+        by_width = self.by_width(width).to(first.dtype)[:, :, None, None].chunk(2 * (len(self.inner) + 1), dim=1)
+        by_level = self.by_level.weight.chunk(2 * (len(self.inner) + 1))
+        opened = [part + functional.conv2d(shares, weight) for part, weight in zip(by_width, by_level, strict=True)]
+        state = _bent(torch.addcmul(first + opened[1], first, opened[0]))
         for number, (inner, outer) in enumerate(zip(self.inner, self.outer, strict=True), 1):
-            gated = _mixed(inner, state) * (1 + opened[2 * number]) + opened[2 * number + 1]
-            state = state + _mixed(outer, _bent(gated))
-        return _mixed(self.head, _bent(state))
+            if number == len(self.inner):
+                state = state + self.lateral(state, _conditions(width, state))
+            x = inner(state)
+            x = torch.addcmul(x + opened[2 * number + 1], x, opened[2 * number])
+            state = state + outer(_bent(x))
+        return state
 
 
 class GapFiller(nn.Module):
@@ -100,13 +104,10 @@ class GapFiller(nn.Module):
         self.net = net
         widths = torch.arange(WIDEST + 1)
         self.register_buffer("trust", (widths <= trusted).float())
-        self.register_buffer("near", (_NEARLY / widths.clamp(min=1)).clamp(*_NEARLY_WITHIN))
-        for name, weights, levels in (("logs", guesses.logs, LEVELS), ("counts", guesses.counts, COUNT_LEVELS)):
-            kernels, constants = _kernels(weights, len(levels))
-            self.register_buffer(f"{name}_kernels", torch.from_numpy(kernels))
-            self.register_buffer(f"{name}_constants", torch.from_numpy(constants))
-        rows = [WIDTHS.index(widened(max(width, WIDTHS[0]))) for width in range(WIDEST + 1)]
-        self.register_buffer("rows", torch.tensor(rows))
+        self.register_buffer("near", ((_NEARLY / widths.clamp(min=1)) ** 2).clamp(*_NEARLY_WITHIN))
+        self.register_buffer("logs_matrices", torch.from_numpy(matrices(guesses.logs)))
+        self.register_buffer("counts_matrices", torch.from_numpy(matrices(guesses.counts)))
+        self.register_buffer("rows", torch.from_numpy(rows()))
 
     def forward(self, lines: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
         """Log counts in the gap and the logarithm of their standard deviation.
@@ -124,39 +125,56 @@ class GapFiller(nn.Module):
 
     def guess(self, lines: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
         """The linear guesses of log counts, by log counts and by counts, (1, WIDEST, u, v) each."""
-        row = self.rows[width[0]]  # type: ignore[index]
+        row = self.rows[width[0]][: width[0]]  # type: ignore[index]
         inside = lines[:, :, REACH : lines.shape[2] - REACH, REACH : lines.shape[3] - REACH]
         near = lines[:, :, REACH - 1 : lines.shape[2] - REACH + 1, REACH - 1 : lines.shape[3] - REACH + 1]
         context, level = near[:, : 2 * CONTEXT], inside[:, -1:]
-        by_logs = functional.conv2d(context, self.logs_kernels[row], self.logs_constants[row])  # type: ignore[index]
+        features = _neighbourhoods(context)
+        features = torch.cat([features, torch.ones_like(features[:1])])
+        by_logs = _applied(self.logs_matrices[row], features, level_shares(level))  # type: ignore[index]
+        photons = _neighbourhoods(torch.exp(context + near[:, -1:]) - 1)
+        by_counts = _applied(self.counts_matrices[row], photons, level_shares(level, COUNT_LEVELS))  # type: ignore[index]
         plane = torch.arange(1, WIDEST + 1, device=lines.device)
         part = (plane / (width[:, None] + 1)).clamp(max=1)[:, :, None, None].to(lines.dtype)
         straight = inside[:, :1] * (1 - part) + inside[:, CONTEXT : CONTEXT + 1] * part
-        photons = torch.exp(context + near[:, -1:]) - 1
-        by_counts = functional.conv2d(photons, self.counts_kernels[row])  # type: ignore[index]
-        counts = _joined(by_counts, level_shares(level, COUNT_LEVELS))
-        return level + straight + _joined(by_logs, level_shares(level)), torch.log1p(counts.clamp(min=0))
+        return level + straight + by_logs, torch.log1p(by_counts.clamp(min=0))
 
 
-def _kernels(
-    weights: Mapping[int, NDArray[np.float32]], levels: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(width, level x plane, context, 3, 3) and the constants, zero where there are none."""
-    kernels = np.zeros((len(WIDTHS), levels * WIDEST, 2 * CONTEXT, 3, 3), np.float32)
-    constants = np.zeros((len(WIDTHS), levels * WIDEST), np.float32)
-    for row, width in enumerate(WIDTHS):
-        for number, matrix in enumerate(weights[width]):
-            at = number * WIDEST
-            kernels[row, at : at + width] = matrix[:FEATURES].T.reshape(width, 2 * CONTEXT, 3, 3)
-            if len(matrix) > FEATURES:
-                constants[row, at : at + width] = matrix[FEATURES]
-    return kernels, constants
+def rows() -> NDArray[np.int64]:
+    """Where `matrices` keeps the planes of a gap, (WIDEST + 1, WIDEST) by width and plane; 0 beyond the width."""
+    found = np.zeros((WIDEST + 1, WIDEST), np.int64)
+    first = 1
+    for width in WIDTHS:
+        found[width, :width] = np.arange(first, first + width)
+        first += width
+    return found
 
 
-def _joined(by_level: Tensor, share: Tensor) -> Tensor:
-    """Sum over levels, each with its share; by_level: (1, level x WIDEST, u, v)."""
-    parts = by_level.split(WIDEST, dim=1)  # type: ignore[no-untyped-call]
-    return torch.stack([part * share[:, number : number + 1] for number, part in enumerate(parts)]).sum(dim=0)
+def matrices(weights: Mapping[int, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Linear weights, (row, level, feature), with rows as in `rows`.
+
+    weights: of `Guesses`, (level, feature, width) by width
+    """
+    found = np.concatenate([weights[width] for width in WIDTHS], axis=2).transpose(2, 0, 1)
+    return np.pad(found, ((1, 0), (0, 0), (0, 0)))
+
+
+def _neighbourhoods(context: Tensor) -> Tensor:
+    """(FEATURES, u v) as `linear.neighbourhoods` has them; context: (1, 2 CONTEXT, u + 2, v + 2)."""
+    u, v = context.shape[2] - 2, context.shape[3] - 2
+    shifted = [context[0, :, i : i + u, j : j + v] for i in range(3) for j in range(3)]
+    return torch.stack(shifted, dim=1).reshape(FEATURES, -1)
+
+
+def _applied(matrix: Tensor, features: Tensor, share: Tensor) -> Tensor:
+    """What linear weights make of features, each level with its share; (1, WIDEST, u, v).
+
+    matrix: (width, level, feature); features: (feature, u v); share: (1, level, u, v)
+    """
+    by_level = matrix.reshape(-1, matrix.shape[2]) @ features
+    blended = (by_level.reshape(-1, *share.shape[1:]) * share).sum(dim=1)
+    # what a gap has less than WIDEST planes
+    return functional.pad(blended, (0, 0, 0, 0, 0, WIDEST - blended.shape[0]))[None]
 
 
 def level_shares(level: Tensor, levels: Sequence[float] = LEVELS) -> Tensor:
@@ -197,8 +215,7 @@ def _bent(x: Tensor) -> Tensor:
     return functional.leaky_relu(x, 0.1)
 
 
-def _mixed(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution of kernel 1, also of lines that are in no plane."""
-    if x.ndim == 4:
-        return torch.as_tensor(layer(x))
-    return functional.linear(x, layer.weight.flatten(1), layer.bias)  # type: ignore[arg-type, operator]
+def _conditions(width: Tensor, like: Tensor) -> Tensor:
+    """How wide a gap is, as smooth bumps over the logarithm of the width, (n, _CONDITIONS)."""
+    at = torch.log2(width.to(like.dtype))[:, None] - torch.linspace(1, 5.3, _CONDITIONS, device=like.device)
+    return torch.exp(-((at / 0.7) ** 2)).to(like.dtype)

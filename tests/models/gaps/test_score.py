@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from braggd_models.benchmarks import replace_section, table
+from braggd_models.gaps import score
 from braggd_models.gaps.classical import fillers
+from braggd_models.gaps.commands import score_gaps
 from braggd_models.gaps.score import Part, off, plot
 from braggd_models.simulate.gaps import cross
 
@@ -64,3 +66,11 @@ def test_curves_are_drawn(tmp_path):
     part = Part("text", {"strain": {"left in": ([3, 6], [0.1, 0.2])}})
     (file,) = plot(part, tmp_path)
     assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_section_names_the_command_that_made_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(score.PARTS, "speed", lambda model, size: Part(f"{size.crystals}, {size.minutes}, {size.side}"))
+    score_gaps(quick=True, crystals=3, minutes=1.5, part=["speed"], model="auto", output=tmp_path)
+    text = (tmp_path / "BENCHMARKS.md").read_text()
+    assert "3, 1.5, 96" in text
+    assert "`braggd-models score gaps --quick --crystals 3 --minutes 1.5 --part speed`" in text
