@@ -94,7 +94,8 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     coarse: the starts see only the middle of the pattern, where it holds nearly all photons
     coherence: the pattern is blurred by partial coherence; the blur is fitted
     free_fraction: share of the measured voxels that no fit sees: the runs are ranked by them; 0: none
-    inpainted_weight: 0..1, how much inpainted voxels count against the object's own; 0: only in the first iterations
+    inpainted_weight: 0..1, how much inpainted voxels in faint parts of the pattern count against the object's own; 0:
+        only in the first iterations
     phase_limit: rad, largest phase beside the object's mean; 0 makes it positive, none leaves it free
     one_piece: only the largest piece of the support is kept at the end
     starts: random starts at most; `refined` needs no more than two that agree, `final` does all
@@ -117,7 +118,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     coarse: bool = True
     coherence: bool = True
     free_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.05
-    inpainted_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    inpainted_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
     phase_limit: Annotated[float, msgspec.Meta(ge=0)] | None = None
     one_piece: bool = True
     starts: Positive = 5

@@ -9,7 +9,7 @@ from braggd.phasing.align import accuracy, align
 from braggd.phasing.retrieve import Seed, merge, retrieve, warm_up
 
 SHORT = PhasingConfig(recipe="20*HIO + 10*ER", refine="10*ER", prolong="", starts=2)
-QUICK = PhasingConfig(recipe="250*HIO + 100*RAAR + 50*ER", refine="50*RAAR + 50*ER", prolong="", starts=3)
+QUICK = PhasingConfig(recipe="250*HIO + 100*RAAR + 50*ER", refine="50*RAAR + 50*ER", prolong="", starts=4)
 
 
 @pytest.fixture

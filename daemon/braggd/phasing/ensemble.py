@@ -14,7 +14,7 @@ from braggd.phasing import coherence, fourier
 from braggd.phasing.align import align
 from braggd.phasing.pattern import Pattern
 from braggd.phasing.projections import misfit
-from braggd.phasing.ranking import Quality, choose, compare, judge
+from braggd.phasing.ranking import BEHIND, Quality, choose, compare, judge
 from braggd.phasing.recipe import Block, iterations, parse
 from braggd.phasing.solver import Schedule, Soft, Solver
 from braggd.phasing.support import first_support, shrink_wrap
@@ -29,6 +29,7 @@ _MILESTONE = 0.6  # share of a start's iterations after which it is compared wit
 _LAGGING = 4.0  # times the rank that the best start had there: it will not catch up
 SAME = 0.97
 """Correlation of the moduli of two runs that are the same object."""
+_CONTENDING = 2.5  # ratio of the ranks up to which another object may still turn out to be the better one
 _AS_GOOD = 2.0  # ratio of the ranks of two starts that agree
 _log = logging.getLogger(__name__)
 
@@ -116,6 +117,16 @@ class Ensemble:
         good = [run for run in others if not run.quality.fault and self._as_good(run) and self._as_good(last)]
         return any(self._same(run, last) for run in good)
 
+    def contenders(self) -> list[Run]:
+        """The best run and, where no two agreed, the next best that is another object and nearly as good.
+
+        Which of them fits better shows when both are refined on the whole pattern.
+        """
+        best = self.best
+        others = [] if self.settled() else [run for run in self.runs if run.quality.fault in ("", BEHIND)]
+        near = [run for run in others if run is not best and run.quality.rank <= _CONTENDING * best.quality.rank]
+        return [best, *[run for run in sorted(near, key=_ranked) if not self._same(best, run)][:1]]
+
     def start(self, check: Check) -> Run:
         """Do the next one; `check` is called with the number of each iteration done."""
         number = len(self.runs)
@@ -132,7 +143,7 @@ class Ensemble:
         solver.constrain()
         quality = measured(solver, self.pattern)
         if lagging and not quality.fault:
-            quality = replace(quality, fault="fell behind")
+            quality = replace(quality, fault=BEHIND)
         run = Run(origin=origin, number=number, tightness=tightness, solver=solver, quality=quality)
         self.runs.append(run)
         _log.debug("start %d (%s): %s", number, origin, quality)
@@ -166,7 +177,7 @@ class Ensemble:
         )
 
     def _watched(self, solver: Solver, total: int, check: Check) -> Check:
-        held = int(_HELD * total) if self.pattern.guessed else 0
+        held = int(_HELD * total) if self.pattern.masked else 0
         if held:
             solver.target = self.pattern.filled
 
@@ -200,6 +211,10 @@ class Ensemble:
 
     def _same(self, one: Run, other: Run) -> bool:
         return align(fourier.centre(one.solver.density), fourier.centre(other.solver.density)).correlation >= SAME
+
+
+def _ranked(run: Run) -> float:
+    return run.quality.rank
 
 
 def refine(
@@ -245,9 +260,8 @@ def solver_for(
 ) -> Solver:
     """A solver with the constraints of the configuration."""
     soft = None
-    if pattern.guessed and config.inpainted_weight:
-        free = pattern.target < 0 if pattern.withheld is None else (pattern.target < 0) & (pattern.withheld < 0)
-        places = np.flatnonzero(free)
+    if pattern.masked and config.inpainted_weight:
+        places = pattern.faint_gaps()
         soft = Soft(places=places, amplitudes=pattern.filled.reshape(-1)[places], weight=config.inpainted_weight)
     return Solver(pattern.target, density, support, kernels, soft=soft, phase_limit=config.phase_limit)
 

@@ -12,12 +12,14 @@ from braggd.errors import PhasingError
 from braggd.phasing import fourier
 from braggd.phasing.free import free_voxels
 from braggd.phasing.projections import free_target
-from braggd.phasing.support import fill_smoothly, free_bound
+from braggd.phasing.support import fill_smoothly, free_bound, local_level
 
 _FEWEST_PHOTONS = 100.0
 _SHARE = 0.999  # of the photons above the background that the middle has to hold, per axis
 _SHORTEST = 48  # an axis of the middle, voxels
 _WORTH = 0.6  # of the volume: a larger middle would save nothing
+_FAINT = 0.06  # of the amplitude at the peak, both as local root mean squares
+_AGAINST_GUESS = 3.0  # times what a free voxel may have by its neighbours: a guess above that is no guess
 _PLANE = 8  # the darkest share of an axis' planes, as 1 / n, shows the background
 
 
@@ -29,7 +31,7 @@ class Pattern:
     filled: float32, amplitudes with the masked and the withheld voxels filled
     withheld: float32, as a target, of the voxels that were measured and left out of the fit, all others free; None
         where none were left out
-    guessed: True where the filling is worth holding on to
+    masked: whether voxels were not measured; what they are filled with is held on to at first
     peak: index of the brightest place per axis, in the order with the zero frequency at n // 2
     window: the (start, stop) per axis that this is of a larger pattern, in that same order
     """
@@ -37,7 +39,7 @@ class Pattern:
     target: NDArray[np.float32]
     filled: NDArray[np.float32]
     withheld: NDArray[np.float32] | None
-    guessed: bool
+    masked: bool
     peak: tuple[int, ...]
     window: tuple[tuple[int, int], ...] = ()
 
@@ -56,10 +58,20 @@ class Pattern:
             target=part(self.target),
             filled=part(self.filled),
             withheld=None if self.withheld is None else part(self.withheld),
-            guessed=self.guessed,
+            masked=self.masked,
             peak=tuple(p - s for p, s in zip(self.peak, starts, strict=True)),
             window=tuple((s.start, s.stop) for s in cut),
         )
+
+    def faint_gaps(self) -> NDArray[np.int64]:
+        """Flat indices of the voxels that were not measured, where the pattern is faint about them.
+
+        There a filling is about right, and voxels left to themselves gather light that no crystal gives, in gaps of 12
+        voxels as in smaller ones. Near the peak a filling is often wrong by factors, and the object knows better.
+        """
+        free = self.target < 0 if self.withheld is None else (self.target < 0) & (self.withheld < 0)
+        local = local_level(self.filled)
+        return np.flatnonzero(free & (local < _FAINT * local.max()))
 
     def _bright_window(self) -> tuple[list[int], tuple[int, ...]]:
         """Start and length per axis."""
@@ -116,14 +128,15 @@ def prepare(
     target = measured
     if not fitted.all():
         bound = free_bound(filled, fitted)
-        target = free_target(measured, fitted, bound)
         if guess is not None:
-            filled = np.where(valid, filled, np.minimum(guess, bound)).astype(np.float32)
+            filled = np.where(valid, filled, np.minimum(guess, _AGAINST_GUESS * bound)).astype(np.float32)
+            bound = free_bound(filled, fitted)
+        target = free_target(measured, fitted, bound)
     return Pattern(
         target=fourier.corner(target),
         filled=fourier.corner(filled),
         withheld=None if withhold is None else fourier.corner(_only(amplitude, valid & withhold)),
-        guessed=guess is not None and not bool(valid.all()),
+        masked=not bool(valid.all()),
         peak=_brightest(filled),
     )
 

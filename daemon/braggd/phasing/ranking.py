@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from braggd.phasing import fourier
 from braggd.phasing.support import LARGEST_SHARE, components, typical
 
+BEHIND = "fell behind"
+"""The fault of a run that fits worse than the best: the only one that is not its own."""
+
 _SMALLEST = 64  # voxels: less is no object but a spot, as noise gives it
 _FRAGMENTED = 0.9  # of the support has to be in one piece
 _BEHIND = 1.5  # times the best log-likelihood: another object
@@ -107,7 +110,7 @@ def _beside(run: Quality, best: Quality) -> str:
         return ""
     if run.twin_overlap > _SYMMETRIC and best.twin_overlap < run.twin_overlap - _LESS_SYMMETRIC:
         return "mixes both twins"
-    return "fell behind"
+    return BEHIND
 
 
 def _unevenness(inside: NDArray[np.complex64]) -> float:

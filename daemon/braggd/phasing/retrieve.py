@@ -1,8 +1,8 @@
 """From measured amplitudes to an object: several starts on the pattern's middle, the best refined on all of it.
 
 The middle of the pattern, where nearly all photons are, decides which object it is, often at a fraction of the cost.
-What is found there begins the refinement on the whole pattern, which only has the details left to find. What several
-starts have in common is the final object.
+What is found there begins the refinement on the whole pattern, which only has the details left to find; where starts
+came to different objects, the best two are refined and compared. What several starts have in common is the final object.
 """
 
 from __future__ import annotations
@@ -103,18 +103,19 @@ def retrieve(
     last = _cost(refinement, whole)
     ensemble = Ensemble(pattern, config, [(seed.name, _on(pattern, whole, seed.density)) for seed in seeds])
     searching = sum(_cost(ensemble.recipe(number), pattern) for number in range(ensemble.total))
-    course = _Course(progress, stop, searching + len(_REFINED) * last)
+    course = _Course(progress, stop, searching + 2 * len(_REFINED) * last)
 
     while len(ensemble.runs) < ensemble.total and not ensemble.settled():
         _start(ensemble, course)
     qualities = ensemble.rank()
-    course.skip_to_last(len(_REFINED) * last)
+    contenders = ensemble.contenders()
+    course.skip_to_last(len(contenders) * len(_REFINED) * last)
 
-    def refined(tightness: float) -> Run:
+    def refined(run: Run, tightness: float) -> Run:
         check = course.stretch(last, refinement, "refining the best start")
-        return refine(ensemble.best, pattern, whole, refinement, config, check, tightness)
+        return refine(run, pattern, whole, refinement, config, check, tightness)
 
-    runs = [refined(tightness) for tightness in _REFINED]
+    runs = [refined(run, tightness) for run in contenders for tightness in _REFINED]
     run = _prolonged(runs[choose([run.quality for run in runs])], whole, config, course)
     return _retrieved(run, ensemble, whole, free, config, qualities)
 
@@ -147,7 +148,10 @@ def merge(
         check = course.stretch(more, refinement, "refining the other starts")
         return refine(run, ensemble.pattern, whole, refinement, config, check, found.refined.tightness)
 
-    runs = [refined(run) for run in ensemble.runs if not run.quality.fault or run is ensemble.best]
+    good = [run for run in ensemble.runs if not run.quality.fault or run is ensemble.best]
+    runs = [refined(run) for run in good]
+    if all(run.number != found.refined.number for run in runs):
+        runs.append(found.refined)
     runs, densities = _agreeing(runs)
     modes = decompose(densities, None)
     solver = runs[0].solver
