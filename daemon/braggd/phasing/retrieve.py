@@ -2,7 +2,7 @@
 
 The middle of the pattern, where nearly all photons are, decides which object it is, often at a fraction of the cost.
 What is found there begins the refinement on the whole pattern, which only has the details left to find; where starts
-came to different objects, the best two are refined and compared. What several starts have in common is the final object.
+came to different objects, the best two are refined and compared. What several starts have in common is the final one.
 """
 
 from __future__ import annotations
