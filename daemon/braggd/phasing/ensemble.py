@@ -169,7 +169,7 @@ class Ensemble:
         schedule = self._schedule(1.0)
         return shrink_wrap(
             np.abs(density),
-            (schedule.width(0),) * 3,
+            (schedule.width(1),) * 3,
             schedule.threshold(0),
             self.support,
             relative=schedule.relative,
