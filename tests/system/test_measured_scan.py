@@ -27,7 +27,7 @@ def phased(counts, seed, starts, gap=None):
 
 @pytest.mark.timeout(1800)
 def test_the_measured_scan_gives_one_compact_crystal_whatever_the_seed_and_the_gap(crop):
-    (one, _), (other, _) = phased(crop, 1, 5), phased(crop, 2, 3)
+    (one, _), (other, _) = phased(crop, 1, 3), phased(crop, 2, 3)
     (narrow, in_narrow), (wide, in_wide) = phased(crop, 1, 3, NARROW), phased(crop, 1, 3, WIDE)
     for found in (one, other, narrow, wide):
         assert not found.warnings
