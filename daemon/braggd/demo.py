@@ -148,6 +148,9 @@ diffractometer = "{geometry.diffractometer}"
 distance_m = {geometry.distance_m!r}
 angles_deg = {{ {angles} }}
 
+[phasing]
+starts = 3
+
 [results]
 publish = "{endpoints[1]}"
 requests = "{endpoints[2]}"

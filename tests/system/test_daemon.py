@@ -118,7 +118,7 @@ def test_a_client_that_stops_reading_slows_nothing_down(
             client.subscribe()
             for series in range(31, 34):
                 play(running, messages(series))
-                assert next_result(client, "refined").timing["latency"] < 20
+                assert next_result(client, "refined").timing["latency"] < 120  # it would wait for ever
     finally:
         context.destroy(linger=0)
 
