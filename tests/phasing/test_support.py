@@ -16,6 +16,7 @@ from braggd.phasing.support import (
     middle,
     shrink_wrap,
     solid,
+    specks,
 )
 
 
@@ -133,6 +134,17 @@ def test_the_solid_part_leaves_out_the_border_and_what_is_empty():
     assert not found[~ball(shape, 7, at)].any()
     assert level == pytest.approx(2, rel=0.1)
     assert solid(np.zeros(shape, np.float32), truth)[1] == 0
+
+
+def test_specks_are_small_pieces_apart_from_the_crystal():
+    shape = (24, 24, 24)
+    modulus = np.where(ball(shape, 7, (1, 12, 12)), 1, 0).astype(np.float32)  # across the volume's edge
+    modulus[12, 12, 12] = 0.25
+    modulus[12, 12, 13] = 0.15
+    found = specks(modulus)
+    assert found[12, 12, 12]
+    assert found.sum() == 2
+    assert not specks(ball(shape, 7, (12, 12, 12)).astype(np.float32)).any()
 
 
 def test_the_dense_part_leaves_out_a_faint_shell_and_keeps_its_holes():

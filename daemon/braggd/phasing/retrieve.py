@@ -25,7 +25,7 @@ from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.ranking import Quality, choose
 from braggd.phasing.recipe import Block, iterations, parse
 from braggd.phasing.solver import Schedule
-from braggd.phasing.support import components
+from braggd.phasing.support import components, specks
 
 Progress = Callable[[float, str], None]
 
@@ -274,6 +274,7 @@ def _retrieved(
     density = solver.density
     if config.one_piece:
         support = components(support)[1]
+        support = support & ~specks(np.abs(density) * support)
         density = density * support
     density, support = posed(fourier.centre(density), fourier.centre(support))
     return Retrieved(

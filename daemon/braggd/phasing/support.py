@@ -22,6 +22,7 @@ _FAINTEST = 0.002  # of the autocorrelation's maximum: below are the tails of a 
 _SIGMAS = 5.0  # of the photons' noise in the autocorrelation, which is the root of their number
 _SHRINK = 0.65  # of the autocorrelation's extents: half would just hold a centrosymmetric object
 _VOXELS_PER_VOXEL = 7.5  # of the autocorrelation above its noise, per voxel of the object
+_SPECK, _SPECK_LEVELS = 0.01, (0.1, 0.2, 0.3)  # of the largest piece's voxels; of the modulus' maximum
 _DENSE = 0.35  # of the typical modulus: a crystal's surface is at half of it
 # Of the smoothed modulus' root mean square within the support: voxels at the surface are only part crystal.
 _SOLID = 1.0
@@ -167,6 +168,25 @@ def components(support: NDArray[np.bool_]) -> tuple[int, NDArray[np.bool_]]:
         return number, support
     largest = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
     return number, np.roll(largest, tuple(-s for s in centred[1]), axis=(0, 1, 2))
+
+
+def specks(modulus: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Small bright spots apart from the crystal, as noise leaves them in a support's faint shell.
+
+    modulus: (z, y, x), periodic
+    At each of some levels, the pieces that have less than a hundredth of the largest one's voxels.
+    """
+    found = np.zeros(modulus.shape, np.bool_)
+    centred, shift = _unwrapped(modulus > 0)
+    moved = np.roll(modulus, shift, axis=(0, 1, 2)) * centred
+    for level in _SPECK_LEVELS:
+        labels, number = ndimage.label(moved > level * moved.max())
+        if number > 1:
+            sizes = np.bincount(labels.ravel())
+            small = sizes < _SPECK * sizes[1:].max()
+            small[0] = False
+            found |= small[labels]
+    return np.roll(found, tuple(-s for s in shift), axis=(0, 1, 2))
 
 
 def half(support: NDArray[np.bool_]) -> NDArray[np.bool_]:
