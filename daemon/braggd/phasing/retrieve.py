@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -174,8 +173,9 @@ def warm_up(config: PhasingConfig) -> None:
     edge = np.arange(16) - 8
     square = sum(np.meshgrid(edge**2, edge**2, edge**2, sparse=True))
     amplitude = (100 * np.exp(-square / 20)).astype(np.float32)
-    short = PhasingConfig(recipe="2*HIO", refine="2*ER", prolong="", starts=1, support_every=1)
-    short = msgspec.structs.replace(short, coherence=config.coherence)
+    short = PhasingConfig(
+        recipe="2*HIO", refine="2*ER", prolong="", starts=1, support_every=1, coherence=config.coherence
+    )
     retrieve(amplitude, amplitude < 90, short)
     plan = np.ones(config.shape, np.complex64)
     fourier.forward(plan, plan)

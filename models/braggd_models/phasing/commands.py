@@ -101,11 +101,12 @@ def score_phases(
     command += f" --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
     if part == "race":
         from braggd_models.phasing import race
+        from braggd_models.phasing.score import SOLVED
 
         finishes = []
         for finish in track(race.race(chosen, model), "phases", total=len(chosen), console=console):
             finishes.append(finish)
-            write(f"time to an accuracy of {race.SOLVED:.0f} %", "phases race", race.report(finishes))
+            write(f"time to an accuracy of {SOLVED:.0f} %", "phases race", race.report(finishes))
         return
     command += "".join(f' --method "{name}"' for name in method or ())
     outcomes = []

@@ -16,11 +16,9 @@ from braggd.phasing.ensemble import Ensemble
 from braggd.phasing.pattern import prepare, withheld_voxels
 from braggd.phasing.retrieve import warm_up
 from braggd_models.benchmarks import table
+from braggd_models.phasing.score import SOLVED
 from braggd_models.phasing.study import Case, amplitude_of, predicted_for, score
 from braggd_models.simulate.pattern import Simulated
-
-SOLVED = 95.0
-"""Accuracy (Masto, PhD thesis, eq. 4.5) in percent from which a crystal counts as solved."""
 
 _RECIPE = PhasingConfig().seeded
 _STARTS = 6  # at most
