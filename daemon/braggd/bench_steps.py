@@ -134,18 +134,22 @@ def _pair(library: fourier.Transform, volume: NDArray[np.complex64], *, in_place
 
 
 def _iterations(problem: Problem) -> Iterator[Step]:
+    """Where the problem's arrays are."""
+    gpu = not isinstance(problem.target, np.ndarray)
+    device, mark = ("GPU", ", GPU") if gpu else ("CPU", "")
+    finish: Callable[[Callable[[], None]], Run] = _finished if gpu else _timed
     solver = Solver(problem.target, problem.density.copy(), problem.support, None)
     for name in projections.ALGORITHMS:
         recipe, schedule = (Block(BLOCK, name),), Schedule(support_every=0)
-        run = _timed(partial(solver.run, recipe, schedule, lambda _: None))
-        yield Step(name=f"{name} iteration", run=run, count=BLOCK)
-    array, modulus = problem.density.copy(), np.empty(problem.density.shape, np.float32)
+        run = finish(partial(solver.run, recipe, schedule, lambda _: None))
+        yield Step(name=f"{name} iteration{mark}", run=run, count=BLOCK, device=device)
+    array, modulus = problem.density.copy(), arrays.namespace(problem.target).empty_like(problem.target)
 
     def update() -> None:
         projections.intensity(array, modulus)
         shrink_wrap(np.sqrt(modulus, out=modulus), (1.0, 1.0, 1.0), 0.15, problem.support)
 
-    yield Step(name=_SHRINK_WRAP, run=_timed(update))
+    yield Step(name=f"{_SHRINK_WRAP}{mark}", run=finish(update), device=device)
 
 
 def _peer_steps(peer: Peer, stopwatch: Stopwatch | None) -> Iterator[Step]:
@@ -165,37 +169,34 @@ def _peer_steps(peer: Peer, stopwatch: Stopwatch | None) -> Iterator[Step]:
 
 def _gpu_steps(problem: Problem) -> Iterator[Step]:
     """A GPU's transforms, in place and by a plan that is kept, and braggd's iterations on it."""
-    pair = partial(Step, name="FFT pair, cuFFT", device="GPU", bound=True)
-    iteration = partial(Step, name="ER iteration, GPU", device="GPU", count=BLOCK)
     try:
         arrays.choose("cuda")
     except PhasingError:
-        yield pair(run=None, why_not="not measured")
-        yield iteration(run=None, why_not="not measured")
+        for name in ("FFT pair, cuFFT", *(f"{name} iteration, GPU" for name in ("ER", "HIO", "RAAR"))):
+            yield Step(name=name, run=None, why_not="not measured", device="GPU")
         return
     target, density, support = (
         arrays.to_device(array, "cuda") for array in (problem.target, problem.density, problem.support)
     )
     cuda = importlib.import_module("braggd.phasing.cuda")
-    solver = Solver(target, density, support, None)
-
     nothing = density * 0  # which the missing factor leaves as it is
 
     def transform() -> None:
         cuda.transform(nothing, nothing, back=False, scaled=False)
         cuda.transform(nothing, nothing, back=True, scaled=False)
 
-    def iterate() -> None:
-        solver.run((Block(BLOCK, "ER"),), Schedule(support_every=0), lambda _: None)
-
-    yield pair(run=_timed(partial(_finish, transform)))
-    yield iteration(run=_timed(partial(_finish, iterate)))
+    yield Step(name="FFT pair, cuFFT", run=_finished(transform), bound=True, device="GPU")
+    yield from _iterations(Problem(target=target, density=density, support=support))
 
 
-def _finish(run: Callable[[], None]) -> None:
-    """And wait for the GPU."""
-    run()
-    arrays.wait()
+def _finished(run: Callable[[], None]) -> Run:
+    """And the GPU has done it all."""
+
+    def finish() -> None:
+        run()
+        arrays.wait()
+
+    return _timed(finish)
 
 
 def _timed(run: Callable[[], object]) -> Run:

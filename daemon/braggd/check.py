@@ -14,6 +14,7 @@ from braggd.inference.filler import Filler
 from braggd.inference.networks import model_path
 from braggd.inference.predictor import Predictor
 from braggd.inference.session import open_session
+from braggd.phasing.arrays import lesser
 from braggd.phasing.recipe import parse
 from braggd.scan.detector import detector
 
@@ -32,6 +33,8 @@ def _names(config: Config) -> list[str]:
                 parse(recipe)
         except BraggdError as error:
             found.append(f"[phasing] {field}: {error}")
+    if sentence := lesser(config.phasing.device):
+        found.append(f"[phasing] device: {sentence}; set it to cpu or auto")
     if config.detector.name:
         try:
             detector(config.detector.name)

@@ -108,6 +108,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     support_border: only voxels that near to the border may change in the refinement; 0: all
     support_every: iterations between two support updates
     threads: 0: all cores
+    device: where the iterations run: on an NVIDIA GPU ("cuda"), on the CPU, or auto: on a GPU where there is one
     """
 
     shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
@@ -130,6 +131,7 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     support_border: Annotated[int, msgspec.Meta(ge=0)] = 0
     support_every: Positive = 20
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
 class ResultsConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,6 +19,7 @@ from braggd.inference.inpaint import Inpainted, inpaint
 from braggd.inference.phase import Predicted, predict
 from braggd.phasing.align import posed
 from braggd.phasing.appraise import appraise
+from braggd.phasing.arrays import device_name, lesser, usable
 from braggd.phasing.resolution import resolution_nm
 from braggd.phasing.retrieve import Retrieved, Seed, merge, retrieve
 from braggd.phasing.support import dense
@@ -98,7 +99,11 @@ def reconstruct(
             metrics=metrics,
             warnings=tuple(dict.fromkeys((*warnings, *found.warnings, *why_not))),
             timing=dict(clock.steps),
-            degraded={"inpainting": "; ".join(filled.warnings), "prediction": predicted.degraded},
+            degraded={
+                "inpainting": "; ".join(filled.warnings),
+                "prediction": predicted.degraded,
+                "phasing": lesser(config.phasing.device),
+            },
             provenance=_provenance(config, filled, predicted, found, int(hot.sum()), scan),
         )
 
@@ -215,6 +220,7 @@ def _provenance(
         "versions": versions,
         "inpainting": {"method": filled.method, "provider": filled.provider, "model_sha256": filled.model_hash},
         "prediction": {"provider": predicted.provider, "model_sha256": predicted.model_hash},
+        "phasing": {"device": device_name(usable(config.phasing.device))},
         "start": {
             "origin": found.retrieved.origin if found.retrieved else _NETWORK,
             "faults": [run.fault for run in found.retrieved.runs] if found.retrieved else [],

@@ -22,6 +22,7 @@ DEVICES = ("cpu", "cuda", "auto")
 """What can be asked for; `auto` is the GPU where there is one."""
 
 _log = logging.getLogger(__name__)
+_given_up: list[str] = []  # why the GPU is not used any more
 
 
 def choose(wanted: str) -> str:
@@ -33,13 +34,30 @@ def choose(wanted: str) -> str:
         raise PhasingError(f"device {wanted!r} is unknown; take one of {', '.join(DEVICES)}")
     if wanted == "cpu":
         return "cpu"
-    fault = _fault()
+    fault = _given_up[0] if _given_up else _fault()
     if not fault:
         return "cuda"
     if wanted == "cuda":
         raise PhasingError(f"no GPU can be used for phasing: {fault}; set the device to cpu or auto")
     _log.debug("phasing on the CPU: %s", fault)
     return "cpu"
+
+
+def usable(wanted: str) -> str:
+    """`cpu` or `cuda`, whichever of them comes nearest to what is wanted, one of DEVICES; see `lesser`."""
+    return "cpu" if lesser(wanted) else choose(wanted)
+
+
+def lesser(wanted: str) -> str:
+    """Why the CPU does what a GPU was to do, as a sentence; "" where all is as it was wanted."""
+    if wanted == "cpu" or not (_given_up or (wanted == "cuda" and _fault())):
+        return ""
+    return f"phasing runs on the CPU: {_given_up[0] if _given_up else _fault()}"
+
+
+def give_up(reason: str) -> None:
+    """Leave the GPU alone from now on; reason: what it did, without a full stop."""
+    _given_up.append(reason)
 
 
 def device_name(device: str) -> str:
@@ -61,6 +79,11 @@ def to_device(array: NDArray[Any], device: str) -> NDArray[Any]:
         return to_host(array)
     moved: NDArray[Any] = importlib.import_module("cupy").asarray(array)
     return moved
+
+
+def beside(array: NDArray[Any], other: Any) -> NDArray[Any]:
+    """The array where the other one is; itself where it is there already."""
+    return to_device(array, "cpu" if isinstance(other, np.ndarray) else "cuda")
 
 
 def to_host(array: Any) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from braggd.config import PhasingConfig
 from braggd.phasing import coherence, fourier
 from braggd.phasing.align import align
+from braggd.phasing.arrays import beside, give_up, lesser, to_host, usable
 from braggd.phasing.pattern import Pattern
 from braggd.phasing.projections import misfit
 from braggd.phasing.ranking import BEHIND, Quality, choose, compare, judge
@@ -137,7 +138,8 @@ class Ensemble:
         lagging = False
         try:
             recipe = self.recipe(number)
-            solver.run(recipe, self._schedule(tightness), self._watched(solver, iterations(recipe), check))
+            schedule, watch = self._schedule(tightness), self._watched(solver, iterations(recipe), check)
+            iterate(solver, recipe, schedule, watch, self.config.device)
         except _LaggingError:
             lagging = True
         solver.constrain()
@@ -183,7 +185,7 @@ class Ensemble:
 
         def watch(done: int) -> None:
             if done == held:
-                solver.target = self.pattern.target
+                solver.aim(self.pattern.target)
             if done == round(_MILESTONE * total):
                 reached = measured(solver, self.pattern).rank
                 # written so that a NaN lags
@@ -246,7 +248,7 @@ def refine(
         most=(_GROWN * np.count_nonzero(support),) * 2,
         border=config.support_border,
     )
-    solver.run(recipe, schedule, check)
+    iterate(solver, recipe, schedule, check, config.device)
     solver.constrain()
     return replace(run, tightness=tightness, solver=solver, quality=measured(solver, whole))
 
@@ -266,12 +268,29 @@ def solver_for(
     return Solver(pattern.target, density, support, kernels, soft=soft, phase_limit=config.phase_limit)
 
 
+def iterate(solver: Solver, recipe: tuple[Block, ...], schedule: Schedule, check: Check, device: str) -> None:
+    """Run a solver on a device of `braggd.phasing.arrays`; its arrays are in main memory before and after.
+
+    A GPU that fails on the way is given up, and all is done again on the CPU.
+    """
+    chosen = usable(device)
+    try:
+        with solver.on(chosen):
+            solver.run(recipe, schedule, check)
+    except (MemoryError, RuntimeError) as error:  # what CuPy's errors of memory, driver and compiler are
+        if chosen == "cpu":
+            raise
+        give_up(f"the GPU failed: {str(error).splitlines()[0].rstrip('.')}")
+        _log.warning("%s", lesser(device))
+        solver.run(recipe, schedule, check)
+
+
 def measured(solver: Solver, pattern: Pattern) -> Quality:
-    """The figures of a solver's object."""
+    """The figures of a solver's object, wherever it is."""
     expected = solver.expected()
     llk, r_factor = misfit(expected, solver.target)
-    withheld = np.nan if pattern.withheld is None else misfit(expected, pattern.withheld)[0]
-    return judge(llk, r_factor, solver.density, solver.support, withheld)
+    withheld = np.nan if pattern.withheld is None else misfit(expected, beside(pattern.withheld, expected))[0]
+    return judge(llk, r_factor, to_host(solver.density), to_host(solver.support), withheld)
 
 
 def _tightened(thresholds: tuple[float, float, float], tightness: float) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +19,8 @@ from braggd.config import PhasingConfig
 from braggd.errors import PhasingError
 from braggd.phasing import coherence, fourier
 from braggd.phasing.align import correlation, posed
-from braggd.phasing.ensemble import SAME, Ensemble, Run, Seed, measured, refine, solver_for
+from braggd.phasing.arrays import give_up, lesser, usable
+from braggd.phasing.ensemble import SAME, Ensemble, Run, Seed, iterate, measured, refine, solver_for
 from braggd.phasing.modes import aligned, decompose
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.ranking import Quality, choose
@@ -35,6 +37,7 @@ _REFINED = (0.65, 1.0, 1.8)  # tightness of the support: withheld voxels tell wh
 _EXPLAINED = 0.55  # log-likelihood per voxel: noise alone gives 0.5 where there are photons
 _WORTH = 0.9  # times the rank before: going on helped, and may help again
 _PROLONGED = 3  # times at most
+_EQUAL = 0.99  # correlation of the objects that two devices make of a small pattern
 _ALIKE = 1.5  # times the best rank: runs that are merged with the best
 _FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap", "unevenness")
 
@@ -156,7 +159,8 @@ def merge(
     solver = runs[0].solver
     solver = solver_for(whole, fourier.corner(modes.densities[0]), solver.support, solver.kernels, config)
     course.skip_to_last(last)
-    solver.run(_POLISH, Schedule(support_every=0), course.stretch(last, _POLISH, "merging the runs"))
+    polishing = course.stretch(last, _POLISH, "merging the runs")
+    iterate(solver, _POLISH, Schedule(support_every=0), polishing, config.device)
     solver.constrain()
     best = replace(runs[0], solver=solver, quality=measured(solver, whole))
     if best.quality.rank > runs[0].quality.rank:  # the mean has to be worth it
@@ -174,9 +178,13 @@ def warm_up(config: PhasingConfig) -> None:
     square = sum(np.meshgrid(edge**2, edge**2, edge**2, sparse=True))
     amplitude = (100 * np.exp(-square / 20)).astype(np.float32)
     short = PhasingConfig(
-        recipe="2*HIO", refine="2*ER", prolong="", starts=1, support_every=1, coherence=config.coherence
+        recipe="2*HIO", refine="2*ER", prolong="", starts=1, support_every=1, coherence=config.coherence, device="cpu"
     )
-    retrieve(amplitude, amplitude < 90, short)
+    here = retrieve(amplitude, amplitude < 90, short)
+    if usable(config.device) != "cpu":
+        there = retrieve(amplitude, amplitude < 90, msgspec.structs.replace(short, device=config.device))
+        if not correlation(here.density, there.density) > _EQUAL:
+            give_up("the GPU does not give what the CPU gives")
     plan = np.ones(config.shape, np.complex64)
     fourier.forward(plan, plan)
     fourier.inverse(plan, plan)
@@ -286,7 +294,7 @@ def _retrieved(
         origin=run.origin,
         runs=qualities,
         merged=merged,
-        warnings=_warnings(run.quality, qualities, run.number),
+        warnings=_warnings(run.quality, qualities, run.number, config.device),
         ensemble=ensemble,
         whole=whole,
         refined=run,
@@ -307,8 +315,8 @@ def _metrics(run: Run, qualities: tuple[Quality, ...]) -> dict[str, float]:
     return metrics
 
 
-def _warnings(quality: Quality, runs: tuple[Quality, ...], best: int) -> tuple[str, ...]:
-    said = []
+def _warnings(quality: Quality, runs: tuple[Quality, ...], best: int, device: str) -> tuple[str, ...]:
+    said = [sentence] if (sentence := lesser(device)) else []
     if all(run.fault for run in runs):
         said.append(f"no start gave one compact object (the best {runs[best].fault}); look at mask and peak")
     if quality.fault:

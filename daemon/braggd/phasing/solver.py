@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braggd.phasing import fourier
-from braggd.phasing.arrays import namespace
+from braggd.phasing.arrays import beside, namespace, to_device
 from braggd.phasing.coherence import Kernels, fit_kernels
 from braggd.phasing.likelihood import Likelihood
 from braggd.phasing.projections import (
@@ -144,6 +145,27 @@ class Solver:
                 check(done)
             self._likelihood = None
 
+    @contextmanager
+    def on(self, device: str) -> Iterator[None]:
+        """Within, the arrays are on that device, `cpu` or `cuda`; afterwards in main memory.
+
+        Where an error leaves it, they are as they were before.
+        """
+        before = self.target, self.density, self.support, self.kernels, self.soft
+        self._move(device)
+        try:
+            yield
+            self._move("cpu")
+        except BaseException:
+            if before[1] is not self.density:
+                self.target, self.density, self.support, self.kernels, self.soft = before
+                self._forget()
+            raise
+
+    def aim(self, target: NDArray[np.float32]) -> None:
+        """Go on with another target, wherever that is."""
+        self.target = beside(target, self.density)
+
     def constrain(self) -> None:
         """Leave nothing outside the support."""
         supported(self.density, self.support, self.density)
@@ -159,6 +181,26 @@ class Solver:
             return calculated
         convolve(calculated, self._blurred, self.kernels)
         return self._blurred
+
+    def _move(self, device: str) -> None:
+        if isinstance(self.density, np.ndarray) == (device == "cpu"):
+            return
+        self.target, self.density, self.support = (
+            to_device(array, device) for array in (self.target, self.density, self.support)
+        )
+        if self.kernels is not None:
+            z, y, x = (to_device(kernel, device) for kernel in self.kernels)
+            self.kernels = z, y, x
+        if self.soft is not None:
+            places, amplitudes = (to_device(array, device) for array in (self.soft.places, self.soft.amplitudes))
+            self.soft = replace(self.soft, places=places, amplitudes=amplitudes)
+        self._forget()
+
+    def _forget(self) -> None:
+        """The work space, which is where the arrays were."""
+        self._likelihood = self._solid = None
+        for name in ("_wave", "_other", "_coherent", "_blurred"):
+            self.__dict__.pop(name, None)
 
     def _wrapping(self, schedule: Schedule, share: float) -> _Wrap:
         width, threshold, most = schedule.width(share), schedule.threshold(share), schedule.limit(share)

@@ -1,15 +1,19 @@
 """The support: where the object may be; its first guess from the autocorrelation, its updates by shrink-wrap.
 
-Volumes are (z, y, x) with the zero frequency, and the middle of the object, at [0, 0, 0].
+Volumes are (z, y, x) with the zero frequency, and the middle of the object, at [0, 0, 0]. `shrink_wrap`, `solid` and
+`half` work where their arrays are, all else in main memory.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from braggd.phasing import fourier
+from braggd.phasing.arrays import beside, namespace, to_host
 from braggd.phasing.projections import blur
 
 _FILL, _WIDEST_FILL = 2.0, 16.0  # width of the Gaussian that fills masked voxels, and at most, where none is near
@@ -118,12 +122,12 @@ def shrink_wrap(
     Marchesini et al., Phys. Rev. B 68, 140101 (2003), doi:10.1103/PhysRevB.68.140101; relative to the root mean square
     as in Favre-Nicolin, Leake & Chushkin, Sci. Rep. 10, 2664 (2020), doi:10.1038/s41598-020-57561-2
     """
-    smooth = np.empty_like(modulus)
+    smooth = namespace(modulus).empty_like(modulus)
     blur(modulus, smooth, widths)
     reference = typical(smooth[before]) if relative == "rms" else float(smooth.max())
     support = _not_above(smooth, threshold * reference, int(min(most, LARGEST_SHARE * smooth.size)), modulus)
     if border:
-        support = np.where(_near_border(before, border), support, before)
+        support = namespace(support).where(_near_border(before, border), support, before)
     return support if support.any() else before
 
 
@@ -134,7 +138,7 @@ def solid(modulus: NDArray[np.float32], support: NDArray[np.bool_]) -> tuple[NDA
     Returns flat indices of the support's voxels whose smoothed modulus is at least its root mean square within the
     support, and the root mean square of the modulus there (0 where there are none).
     """
-    smooth = np.empty_like(modulus)
+    smooth = namespace(modulus).empty_like(modulus)
     blur(modulus, smooth, (_SOLID_BLUR,) * 3)
     places = (support & (smooth >= _SOLID * _root_mean_square(smooth[support]))).reshape(-1).nonzero()[0]
     return places, _root_mean_square(modulus.reshape(-1)[places])
@@ -192,8 +196,9 @@ def specks(modulus: NDArray[np.float32]) -> NDArray[np.bool_]:
 def half(support: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The half of the support before its middle along the first axis; the volume is periodic."""
     size = support.shape[0]
-    offset = (np.arange(size) - round(middle(support)[0]) + size // 2) % size - size // 2
-    return np.asarray(support & (offset < 0)[:, None, None])
+    offset = (np.arange(size) - round(middle(to_host(support))[0]) + size // 2) % size - size // 2
+    before: NDArray[np.bool_] = support & beside(offset < 0, support)[:, None, None]
+    return before
 
 
 def middle(weights: NDArray[np.floating] | NDArray[np.bool_]) -> tuple[float, float, float]:
@@ -219,18 +224,19 @@ def _unwrapped(support: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], tuple[int
 
 
 def _root_mean_square(values: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.dot(values, values) / max(1, values.size)))
+    return math.sqrt(float(namespace(values).dot(values, values)) / max(1, values.size))
 
 
 def _not_above(size: NDArray[np.float32], level: float, most: int, spare: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Above the level, but never more than that many voxels; `spare` is overwritten."""
-    support = size > level
-    if np.count_nonzero(support) <= most:
+    xp, support = namespace(size), size > level
+    if xp.count_nonzero(support) <= most:
         return support
-    np.copyto(spare, size)
+    xp.copyto(spare, size)
     ordered = spare.reshape(-1)
     ordered.partition(size.size - most - 1)
-    return np.greater(size, float(ordered[size.size - most - 1]), out=support)
+    fewer: NDArray[np.bool_] = xp.greater(size, float(ordered[size.size - most - 1]), out=support)
+    return fewer
 
 
 def _near_border(support: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
@@ -239,7 +245,9 @@ def _near_border(support: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
 
 
 def _dilated(mask: NDArray[np.bool_], steps: int) -> NDArray[np.bool_]:
-    grown = mask.copy()
+    xp, grown = namespace(mask), mask
     for _ in range(steps):
-        grown = np.logical_or.reduce([grown, *(np.roll(grown, s, a) for a in range(3) for s in (-1, 1))])
+        rolled = [xp.roll(grown, step, axis) for axis in range(3) for step in (-1, 1)]
+        for other in rolled:
+            grown = grown | other
     return grown
