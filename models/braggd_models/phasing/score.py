@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from braggd.config import PhasingConfig
 from braggd.phasing import fourier
 from braggd.phasing.align import accuracy, align
-from braggd.phasing.ensemble import Run, refine
+from braggd.phasing.ensemble import Ensemble, Run, refine
+from braggd.phasing.pattern import prepare
 from braggd.phasing.recipe import parse
 from braggd.phasing.retrieve import Retrieved, merge, retrieve
 from braggd.scan.hot import trusted
@@ -135,19 +136,52 @@ def _plane(at: NDArray[np.float64], angle: NDArray[np.float32], weights: NDArray
     return np.asarray(columns @ solution, np.float64)
 
 
+ALGORITHMS = {
+    "ER": "1700*ER",
+    "SF": "1400*SF + 300*ER",
+    "HIO": "1400*HIO + 300*ER",
+    "RAAR": "1400*RAAR + 300*ER",
+    "DM": "700*DM + 300*ER",
+    "CF": "1400*CF + 300*ER",
+    "ER, ML": "1400*ER + 300*ML",
+    "HIO, RAAR": "1000*HIO + 400*RAAR + 300*ER",
+}
+"""Recipes of about as many projections, to compare what the algorithms find from one start."""
+
+
+def race(chosen: Sequence[Case], recipes: Mapping[str, str]) -> Iterator[tuple[Case, dict[str, float]]]:
+    """One random start of each recipe on each case, nothing else: accuracy in percent by the recipe's name."""
+    for case in chosen:
+        truth = case.simulate()
+        valid, _ = trusted(truth.counts, truth.valid)
+        amplitude = np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32)
+        whole = prepare(amplitude, valid, None)
+        found = {}
+        for name, recipe in recipes.items():
+            run = Ensemble(whole.middle(), PhasingConfig(recipe=recipe, starts=1)).start(lambda _: None)
+            density = run.solver.density
+            if density.shape != amplitude.shape:
+                density = whole.embed(density, whole.middle())
+            found[name] = errors(fourier.centre(density), truth)[0]
+        yield case, found
+
+
+def compared(results: Sequence[tuple[Case, dict[str, float]]], recipes: Mapping[str, str]) -> str:
+    """Markdown: the share of solved cases, by recipe and by strain, size and phase range."""
+    columns = [(name, [found for case, found in results if belongs(case)]) for name, belongs in _groups(results)]
+    rows = []
+    for name in recipes:
+        scores = [[found[name] for found in group] for _, group in columns]
+        shares = (f"{np.mean([score >= SOLVED for score in group]):.0%}" for group in scores)
+        rows.append((name, recipes[name], *shares, float(np.mean(scores[0]))))
+    heads = (f"{name} ({len(group)})" for name, group in columns)
+    return table(("algorithm", "recipe", *heads, "mean accuracy"), rows)
+
+
 def report(outcomes: Sequence[Outcome]) -> str:
     """Markdown: totals, and by strain, size, phase range and peak."""
-    groups: list[tuple[str, Callable[[Outcome], bool]]] = [("all", lambda o: True)]
-    groups += [(name, lambda o, name=name: o.case.strain == name) for name in STRAINS]  # type: ignore[misc]
-    for shape in sorted({o.case.shape for o in outcomes}, key=np.prod):
-        groups.append((" x ".join(map(str, shape)), lambda o, shape=shape: o.case.shape == shape))  # type: ignore[misc]
-    for low, high in ((0, np.pi), (np.pi, 2 * np.pi), (2 * np.pi, 3.5 * np.pi), (3.5 * np.pi, 5 * np.pi)):
-        label = f"{low:.1f} to {high:.1f} rad"
-        groups.append((label, lambda o, low=low, high=high: low < o.case.phase_range <= high))  # type: ignore[misc]
-    for low, high in ((1e4, 1e5), (1e5, 1e6)):
-        label = f"{low:.0e} to {high:.0e} photons"
-        groups.append((label, lambda o, low=low, high=high: low <= o.case.peak < high))  # type: ignore[misc]
-    rows = [_row(name, [o for o in outcomes if belongs(o)]) for name, belongs in groups]
+    groups = _groups([(o.case, o) for o in outcomes])
+    rows = [_row(name, [o for o in outcomes if belongs(o.case)]) for name, belongs in groups]
     head = ("crystals", "number", "one start", "best of several", "final", "phase error, solved (rad)", "starts", "s")
     missed = [
         f"- number {o.case.number}, {o.case.strain}, {o.case.phase_range:.1f} rad, {o.case.peak:.0f} photons, "
@@ -158,6 +192,21 @@ def report(outcomes: Sequence[Outcome]) -> str:
     return "\n\n".join(
         [table(head, rows), *(["Not solved (one start, best, final):", "\n".join(missed)] if missed else [])]
     )
+
+
+def _groups(results: Sequence[tuple[Case, object]]) -> list[tuple[str, Callable[[Case], bool]]]:
+    """What cases are told apart by: strain, size, phase range and peak."""
+    groups: list[tuple[str, Callable[[Case], bool]]] = [("all", lambda case: True)]
+    groups += [(name, lambda case, name=name: case.strain == name) for name in STRAINS]  # type: ignore[misc]
+    for shape in sorted({case.shape for case, _ in results}, key=np.prod):
+        groups.append((" x ".join(map(str, shape)), lambda case, shape=shape: case.shape == shape))  # type: ignore[misc]
+    for low, high in ((0, np.pi), (np.pi, 2 * np.pi), (2 * np.pi, 3.5 * np.pi), (3.5 * np.pi, 5 * np.pi)):
+        label = f"{low:.1f} to {high:.1f} rad"
+        groups.append((label, lambda case, low=low, high=high: low < case.phase_range <= high))  # type: ignore[misc]
+    for low, high in ((1e4, 1e5), (1e5, 1e6)):
+        label = f"{low:.0e} to {high:.0e} photons"
+        groups.append((label, lambda case, low=low, high=high: low <= case.peak < high))  # type: ignore[misc]
+    return groups
 
 
 def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[object, ...]:
