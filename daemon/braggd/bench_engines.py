@@ -152,20 +152,15 @@ def _solver(installed: Installed | None, keep: Path | None, *, coherent: bool) -
 
 
 def _retrieve(installed: Installed | None, keep: Path | None) -> Engine:
-    """braggd as a user has it: its own start, its own coarse search, one start per run."""
+    """braggd as a user has it: its own search, and as many iterations as it takes."""
 
     def engine(task: Task, seed: int) -> Found:
-        counted = dict(task.counted)
-        last = {"ER": counted.pop("ER")}
-        config = msgspec.structs.replace(
-            PhasingConfig(),
-            starts=1,
-            seed=seed,
-            recipe=recipe(counted),
-            refine=recipe(last),
-            prolong="",
-            free_fraction=0.0,
-        )
+        config = msgspec.structs.replace(PhasingConfig(), seed=seed, free_fraction=0.0)
+        if sum(task.counted.values()) < sum(ITERATIONS.values()):  # a trial
+            short = recipe(task.counted)
+            config = msgspec.structs.replace(
+                config, recipe=short, quick=short, seeded=short, refine=short, starts=1, prolong=""
+            )
         begun = time.perf_counter()
         retrieved = retrieve(task.amplitude(), task.fitted(), config)
         seconds = time.perf_counter() - begun

@@ -26,10 +26,10 @@ def faults(config: Config) -> list[str]:
 
 def _names(config: Config) -> list[str]:
     found = []
-    for field in ("recipe", "seeded", "refine", "prolong"):
+    for field in ("recipe", "quick", "seeded", "refine", "prolong"):
         recipe = getattr(config.phasing, field)
         try:
-            if recipe or field != "prolong":
+            if recipe or field not in ("quick", "prolong"):
                 parse(recipe)
         except BraggdError as error:
             found.append(f"[phasing] {field}: {error}")

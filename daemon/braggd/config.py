@@ -87,11 +87,12 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The recipe of the iterative phasing.
 
     shape: largest (step, row, column) volume that is phased, cropped about the peak
-    recipe: algorithms of each start in order, as `1000*HIO + 400*RAAR + 300*ER`
-    seeded: algorithms of a start from an object that is known about, as the network's
+    recipe: algorithms of each random start in order, as `1000*HIO + 400*RAAR + 300*ER`
+    quick: algorithms of starts at low resolution that come before: on the middle of the pattern, sampled as coarsely as
+        the crystal allows; the best of up to sixteen begins the first start; empty: none
+    seeded: algorithms of a start that is so begun
     refine: algorithms that follow for the best start, on the whole pattern
     prolong: algorithms that go on with the refined object while it does not explain the pattern yet; empty: none
-    coarse: the starts see only the middle of the pattern, where it holds nearly all photons
     coherence: the pattern is blurred by partial coherence; the blur is fitted
     free_fraction: share of the measured voxels that no fit sees: the runs are ranked by them; 0: none
     inpainted_weight: 0..1, how much inpainted voxels in faint parts of the pattern count against the object's own; 0:
@@ -113,10 +114,10 @@ class PhasingConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     shape: tuple[Positive, Positive, Positive] = (128, 128, 128)
     recipe: str = "1000*HIO + 400*RAAR + 300*ER"
+    quick: str = "600*HIO + 200*RAAR + 100*ER"
     seeded: str = "200*HIO + 300*RAAR + 200*ER"
     refine: str = "200*RAAR + 200*ER"
     prolong: str = "800*RAAR + 200*ER"
-    coarse: bool = True
     coherence: bool = True
     free_fraction: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.05
     inpainted_weight: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1

@@ -54,6 +54,10 @@ class GeometryError(BraggdError):
     """The geometry is incomplete or impossible."""
 
 
+class FramingError(BraggdError):
+    """A pattern shows no crystal whose size could be told."""
+
+
 class ModelError(BraggdError):
     """A network file is missing, corrupt or does not fit."""
 

@@ -18,8 +18,8 @@ from braggd.errors import BraggdError, PhasingError
 from braggd.inference.inpaint import Inpainted, inpaint
 from braggd.inference.phase import Predicted, predict
 from braggd.phasing.align import posed
-from braggd.phasing.appraise import appraise
 from braggd.phasing.arrays import device_name, lesser, usable
+from braggd.phasing.improve import improved
 from braggd.phasing.resolution import resolution_nm
 from braggd.phasing.retrieve import Retrieved, Seed, merge, retrieve
 from braggd.phasing.support import dense
@@ -107,7 +107,7 @@ def reconstruct(
             provenance=_provenance(config, filled, predicted, found, int(hot.sum()), scan),
         )
 
-    first = _predicted(predicted, amplitude, valid, config)
+    first = _predicted(predicted, amplitude, valid, np.sqrt(filled.counts), config)
     if first is not None:
         clock.lap("appraise")
         yield reconstruction(Stage.DL, first)
@@ -142,12 +142,14 @@ class _Found:
     retrieved: Retrieved | None = None
 
 
-def _predicted(predicted: Predicted, amplitude: np.ndarray, valid: np.ndarray, config: Config) -> _Found | None:
-    """The network's object, in the pose that later stages have; None where there is none."""
+def _predicted(
+    predicted: Predicted, amplitude: np.ndarray, valid: np.ndarray, guess: np.ndarray, config: Config
+) -> _Found | None:
+    """The network's object after a start at low resolution, in the pose of later stages; None where there is none."""
     if predicted.density is None or predicted.support is None:
         return None
-    density, support = posed(predicted.density, predicted.support)
-    quality = appraise(density, support, amplitude, valid, config.phasing)
+    density, support, quality = improved(predicted.density, predicted.support, amplitude, valid, config.phasing, guess)
+    density, support = posed(density, support)
     figures = {name: getattr(quality, name) for name in ("llk", "free_llk", "r_factor", "support_voxels", "components")}
     metrics = {name: float(value) for name, value in figures.items() if np.isfinite(value)}
     return _Found(density=density, support=support, metrics=metrics | {"misfit": predicted.misfit})

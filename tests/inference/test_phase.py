@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from braggd.config import InferenceConfig
-from braggd.inference.framing import EDGE, framing_of
+from braggd.framing import EDGE, framing_of
 from braggd.inference.oddities import oddities
 from braggd.inference.phase import grown, predict
 from braggd.inference.predictor import FORMAT, mirrored

@@ -61,6 +61,8 @@ def test_a_retrieval_takes_the_cpus_way(gpu, pattern, recipe):
     amplitude, valid, _, _ = pattern
     config = PhasingConfig(
         recipe=recipe,
+        quick="4*HIO + 2*ER",
+        seeded=recipe,
         refine="3*RAAR + 3*ER",
         prolong="4*RAAR",
         starts=2,

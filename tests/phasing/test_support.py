@@ -246,20 +246,3 @@ def test_runs_that_are_no_single_crystal_lose_to_one_that_is():
     better = judged(0.9, whole)
     assert choose([*faults.values(), good, better]) == 5
     assert isinstance(good, Quality)
-
-
-def test_the_middle_of_a_pattern_gives_the_same_object_on_a_coarser_grid(crystals):
-    density, _ = crystals.faceted(96, radius=9.0, phase=0.5)
-    density = ndimage.gaussian_filter(density, 1.3)  # so that its middle holds nearly all photons
-    wave = crystals.wave_of(density)
-    pattern = prepare(np.abs(wave).astype(np.float32), np.ones(wave.shape, bool), None)
-    middle_of_it = pattern.middle()
-    assert middle_of_it.target.shape == (48, 48, 48)
-    ((start, stop), *_) = middle_of_it.window
-    cut = wave[(slice(start, stop),) * 3]
-    np.testing.assert_allclose(middle_of_it.target, fourier.corner(np.abs(cut)), rtol=1e-5, atol=1e-2)
-    coarse = np.fft.ifftn(np.fft.ifftshift(cut)).astype(np.complex64)
-    fine = pattern.embed(coarse, middle_of_it)
-    expected = np.zeros_like(wave)
-    expected[(slice(start, stop),) * 3] = cut
-    np.testing.assert_allclose(fine, np.fft.ifftn(np.fft.ifftshift(expected)), atol=1e-4)

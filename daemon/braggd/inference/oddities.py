@@ -7,7 +7,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from braggd.inference.framing import Framing
+from braggd.framing import Framing
 
 Floats = NDArray[np.float32]
 

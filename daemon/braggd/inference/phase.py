@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from braggd.config import InferenceConfig
-from braggd.errors import ModelError
-from braggd.inference.framing import Framing, framing_of
+from braggd.errors import FramingError, ModelError
+from braggd.framing import Framing, framing_of
 from braggd.inference.networks import opened
 from braggd.inference.oddities import oddities
 from braggd.inference.predictor import Predictor
@@ -69,8 +69,9 @@ def predict(counts: Floats, valid: Bools, config: InferenceConfig) -> Predicted:
         return Predicted()
     try:
         done = _by_network(np.asarray(counts, np.float32), np.asarray(valid, np.bool_), config)
-    except ModelError as error:
-        warning = f"phasing starts at random, because the network {error}"
+    except (FramingError, ModelError) as error:
+        why = f"the network {error}" if isinstance(error, ModelError) else error
+        warning = f"phasing starts at random, because {why}"
         _log.warning("%s", warning)
         done = Predicted(warnings=(warning,), degraded=warning)
     return replace(done, seconds=time.perf_counter() - began)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.errors import ModelError
-from braggd.inference.framing import EDGE
+from braggd.framing import EDGE
 from braggd.inference.session import Session
 
 FORMAT = 1

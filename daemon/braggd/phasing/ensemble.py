@@ -17,6 +17,7 @@ from braggd.phasing.pattern import Pattern
 from braggd.phasing.projections import misfit
 from braggd.phasing.ranking import BEHIND, Quality, choose, compare, judge
 from braggd.phasing.recipe import Block, iterations, parse
+from braggd.phasing.reduced import Reduced
 from braggd.phasing.solver import Schedule, Soft, Solver
 from braggd.phasing.support import first_support, shrink_wrap
 
@@ -30,6 +31,7 @@ _MILESTONE = 0.6  # share of a start's iterations after which it is compared wit
 _LAGGING = 4.0  # times the rank that the best start had there: it will not catch up
 SAME = 0.97
 """Correlation of the moduli of two runs that are the same object."""
+_SAME_PHASE = 0.96  # the same of the objects themselves
 _CONTENDING = 2.5  # ratio of the ranks up to which another object may still turn out to be the better one
 _AS_GOOD = 2.0  # ratio of the ranks of two starts that agree
 _log = logging.getLogger(__name__)
@@ -72,13 +74,24 @@ class Ensemble:
 
     pattern: what they are phased on
     seeds: on this pattern's grid, zero frequency at [0, 0, 0]; they go first
+    recipe: algorithms of a start; seeded: of one from a seed, if other ones; starts: random ones at most
+    searched: starts at low resolution that the seeds come from
     """
 
     def __init__(
-        self, pattern: Pattern, config: PhasingConfig, seeds: Sequence[tuple[str, NDArray[np.complex64]]] = ()
+        self,
+        pattern: Pattern,
+        config: PhasingConfig,
+        seeds: Sequence[tuple[str, NDArray[np.complex64]]] = (),
+        *,
+        recipe: str,
+        seeded: str = "",
+        starts: int,
+        searched: int = 0,
     ) -> None:
-        self.pattern, self.config, self.seeds = pattern, config, seeds
-        self._recipes = parse(config.seeded), parse(config.recipe)
+        self.pattern, self.config, self.seeds, self.starts = pattern, config, seeds, starts
+        self.searched = searched
+        self._recipes = parse(seeded or recipe), parse(recipe)
         self.support, self.voxels = first_support(pattern.filled)
         self.runs: list[Run] = []
         self._milestones: list[float] = []
@@ -91,10 +104,10 @@ class Ensemble:
     @property
     def total(self) -> int:
         """How many starts there are at most."""
-        return self.config.starts + len(self.seeds)
+        return self.starts + len(self.seeds)
 
     def recipe(self, number: int) -> tuple[Block, ...]:
-        """What the start of that number does: one from a seed need not search as long."""
+        """What the start of that number does."""
         return self._recipes[number >= len(self.seeds)]
 
     def rank(self) -> tuple[Quality, ...]:
@@ -105,7 +118,7 @@ class Ensemble:
         best = self.best
         ranked = compare([run.quality for run in self.runs])
         self.runs = [
-            run if run.quality.fault or (quality.fault and self._same(best, run)) else replace(run, quality=quality)
+            run if run.quality.fault or (quality.fault and self.same(best, run)) else replace(run, quality=quality)
             for run, quality in zip(self.runs, ranked, strict=True)
         ]
         return tuple(run.quality for run in self.runs)
@@ -116,7 +129,7 @@ class Ensemble:
             return False
         last, others = self.runs[-1], self.runs[:-1]
         good = [run for run in others if not run.quality.fault and self._as_good(run) and self._as_good(last)]
-        return any(self._same(run, last) for run in good)
+        return any(self.same(run, last) for run in good)
 
     def contenders(self) -> list[Run]:
         """The best run and, where no two agreed, the next best that is another object and nearly as good.
@@ -126,19 +139,19 @@ class Ensemble:
         best = self.best
         others = [] if self.settled() else [run for run in self.runs if run.quality.fault in ("", BEHIND)]
         near = [run for run in others if run is not best and run.quality.rank <= _CONTENDING * best.quality.rank]
-        return [best, *[run for run in sorted(near, key=_ranked) if not self._same(best, run)][:1]]
+        return [best, *[run for run in sorted(near, key=_ranked) if not self.same(best, run)][:1]]
 
     def start(self, check: Check) -> Run:
         """Do the next one; `check` is called with the number of each iteration done."""
         number = len(self.runs)
         seeded = number < len(self.seeds)
         origin = self.seeds[number][0] if seeded else "random"
-        tightness = 1.0 if seeded else _TIGHTNESS[(number - len(self.seeds)) % len(_TIGHTNESS)]
+        tightness = _TIGHTNESS[(number if seeded else number - len(self.seeds)) % len(_TIGHTNESS)]
         solver = self._begin(number)
         lagging = False
         try:
             recipe = self.recipe(number)
-            schedule, watch = self._schedule(tightness), self._watched(solver, iterations(recipe), check)
+            schedule, watch = self._schedule(tightness), self._watched(solver, number, check)
             iterate(solver, recipe, schedule, watch, self.config.device)
         except _LaggingError:
             lagging = True
@@ -178,7 +191,8 @@ class Ensemble:
             most=schedule.limit(0),
         )
 
-    def _watched(self, solver: Solver, total: int, check: Check) -> Check:
+    def _watched(self, solver: Solver, number: int, check: Check) -> Check:
+        total, random = iterations(self.recipe(number)), number >= len(self.seeds)
         held = int(_HELD * total) if self.pattern.masked else 0
         if held:
             solver.target = self.pattern.filled
@@ -186,7 +200,7 @@ class Ensemble:
         def watch(done: int) -> None:
             if done == held:
                 solver.aim(self.pattern.target)
-            if done == round(_MILESTONE * total):
+            if random and done == round(_MILESTONE * total):  # what was begun elsewhere is ahead of its time
                 reached = measured(solver, self.pattern).rank
                 # written so that a NaN lags
                 if self._milestones and not reached <= _LAGGING * min(self._milestones):
@@ -211,8 +225,14 @@ class Ensemble:
     def _as_good(self, run: Run) -> bool:
         return run.quality.rank <= _AS_GOOD * self.best.quality.rank
 
-    def _same(self, one: Run, other: Run) -> bool:
-        return align(fourier.centre(one.solver.density), fourier.centre(other.solver.density)).correlation >= SAME
+    def same(self, one: Run, other: Run) -> bool:
+        """Whether two runs came to the same object, their phases too: a mixture of both twins has the same modulus."""
+        first = fourier.centre(one.solver.density)
+        aligned = align(first, fourier.centre(other.solver.density))
+        if aligned.correlation < SAME:
+            return False
+        norms = float(np.linalg.norm(first)) * float(np.linalg.norm(aligned.density))
+        return abs(complex(np.vdot(first, aligned.density))) >= _SAME_PHASE * norms
 
 
 def _ranked(run: Run) -> float:
@@ -221,7 +241,7 @@ def _ranked(run: Run) -> float:
 
 def refine(
     run: Run,
-    pattern: Pattern,
+    reduced: Reduced | None,
     whole: Pattern,
     recipe: tuple[Block, ...],
     config: PhasingConfig,
@@ -230,14 +250,14 @@ def refine(
 ) -> Run:
     """Go on with a run on the whole pattern.
 
-    pattern: what it was found on, `whole` itself or its middle
+    reduced: what it was found on; None: `whole` itself
     tightness: what the support's thresholds are multiplied by
     """
-    found = run.solver
-    density = found.density if pattern is whole else whole.embed(found.density * found.support, pattern)
-    support = found.support if pattern is whole else _enlarged(found.support, whole.target.shape)
-    kernels = coherence.START if config.coherence else None
-    solver = solver_for(whole, density.copy(), support, kernels, config)
+    density, support = run.solver.density.copy(), run.solver.support
+    if reduced is not None:
+        density, support = reduced.lift(density, support)
+    kernels = (run.solver.kernels or coherence.START) if config.coherence else None
+    solver = solver_for(whole, density, support, kernels, config)
     solver.constrain()
     _, middle, end = config.support_threshold
     schedule = Schedule(
@@ -296,12 +316,3 @@ def measured(solver: Solver, pattern: Pattern) -> Quality:
 def _tightened(thresholds: tuple[float, float, float], tightness: float) -> tuple[float, float, float]:
     first, middle, last = (min(0.9, tightness * threshold) for threshold in thresholds)
     return first, middle, last
-
-
-def _enlarged(support: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A support on the finer grid of a larger pattern: both grids span the same field of view."""
-    index = [
-        np.round(np.fft.fftfreq(n, 1 / n) * (m / n)).astype(np.intp) % m
-        for n, m in zip(shape, support.shape, strict=True)
-    ]
-    return np.ascontiguousarray(support[np.ix_(*index)])

@@ -107,6 +107,11 @@ def good_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(_good_size(size) for size in shape)
 
 
+def fast_size(size: int) -> int:
+    """The smallest length from there on that is fast to transform."""
+    return next(n for n in range(size, 2 * size + 2) if n % 2 == 0 and _is_smooth(n))
+
+
 def _good_size(size: int) -> int:
     candidates = (n for n in range(size, 1, -1) if n % 2 == 0 and _is_smooth(n))
     return next(candidates, 1)

@@ -1,4 +1,4 @@
-"""The measured pattern as the iterations need it, whole or its middle."""
+"""The measured pattern as the iterations need it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,8 @@ from braggd.phasing.projections import free_target
 from braggd.phasing.support import fill_smoothly, free_bound, local_level
 
 _FEWEST_PHOTONS = 100.0
-_SHARE = 0.999  # of the photons above the background that the middle has to hold, per axis
-_SHORTEST = 48  # an axis of the middle, voxels
-_WORTH = 0.6  # of the volume: a larger middle would save nothing
 _FAINT = 0.06  # of the amplitude at the peak, both as local root mean squares
 _AGAINST_GUESS = 3.0  # times what a free voxel may have by its neighbours: a guess above that is no guess
-_PLANE = 8  # the darkest share of an axis' planes, as 1 / n, shows the background
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -33,7 +29,6 @@ class Pattern:
         where none were left out
     masked: whether voxels were not measured; what they are filled with is held on to at first
     peak: index of the brightest place per axis, in the order with the zero frequency at n // 2
-    window: the (start, stop) per axis that this is of a larger pattern, in that same order
     """
 
     target: NDArray[np.float32]
@@ -41,27 +36,6 @@ class Pattern:
     withheld: NDArray[np.float32] | None
     masked: bool
     peak: tuple[int, ...]
-    window: tuple[tuple[int, int], ...] = ()
-
-    def middle(self) -> Pattern:
-        """The part about the peak that holds nearly all photons; itself where that is not much smaller."""
-        shape = self.target.shape
-        starts, edges = self._bright_window()
-        if np.prod(edges) > _WORTH * np.prod(shape):
-            return self
-        cut = tuple(slice(s, s + e) for s, e in zip(starts, edges, strict=True))
-
-        def part(volume: NDArray[np.float32]) -> NDArray[np.float32]:
-            return fourier.corner(fourier.centre(volume)[cut])
-
-        return Pattern(
-            target=part(self.target),
-            filled=part(self.filled),
-            withheld=None if self.withheld is None else part(self.withheld),
-            masked=self.masked,
-            peak=tuple(p - s for p, s in zip(self.peak, starts, strict=True)),
-            window=tuple((s.start, s.stop) for s in cut),
-        )
 
     def faint_gaps(self) -> NDArray[np.int64]:
         """Flat indices of the voxels that were not measured, where the pattern is faint about them.
@@ -72,40 +46,6 @@ class Pattern:
         free = self.target < 0 if self.withheld is None else (self.target < 0) & (self.withheld < 0)
         local = local_level(self.filled)
         return np.flatnonzero(free & (local < _FAINT * local.max()))
-
-    def _bright_window(self) -> tuple[list[int], tuple[int, ...]]:
-        """Start and length per axis."""
-        photons = fourier.centre(np.square(self.filled))
-        wanted = []
-        for axis, (size, top) in enumerate(zip(photons.shape, self.peak, strict=True)):
-            profile = photons.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64)
-            profile -= np.sort(profile)[: max(1, size // _PLANE)].mean()
-            distance = np.abs(np.arange(size) - top)
-            nearest = np.argsort(distance, kind="stable")
-            held = np.cumsum(profile[nearest]) >= _SHARE * profile.sum()
-            reach = int(distance[nearest[int(np.argmax(held))]])
-            wanted.append(min(size, max(_SHORTEST, 2 * reach + 2)))
-        edges = tuple(min(_fast(n), *fourier.good_shape([size])) for n, size in zip(wanted, photons.shape, strict=True))
-        starts = [min(max(0, p - e // 2), n - e) for p, e, n in zip(self.peak, edges, photons.shape, strict=True)]
-        return starts, edges
-
-    def embed(self, density: NDArray[np.complex64], middle: Pattern) -> NDArray[np.complex64]:
-        """An object found from the middle, on this pattern's finer grid; its wave beyond the middle is 0."""
-        wave = np.empty_like(density)
-        fourier.forward(density, wave)
-        full = np.zeros(self.target.shape, np.complex64)
-        full[tuple(slice(*edge) for edge in middle.window)] = fourier.centre(wave)
-        full = fourier.corner(full)
-        fourier.inverse(full, full)
-        return full
-
-    def cut(self, density: NDArray[np.complex64], middle: Pattern) -> NDArray[np.complex64]:
-        """An object on this pattern's grid, on the coarser one of its middle."""
-        wave = np.empty_like(density)
-        fourier.forward(density, wave)
-        part = fourier.corner(fourier.centre(wave)[tuple(slice(*edge) for edge in middle.window)])
-        fourier.inverse(part, part)
-        return part
 
 
 def prepare(
@@ -153,11 +93,6 @@ def withheld_voxels(
         return free_voxels(valid, fraction, seed, peak=peak)
     except PhasingError:
         return None
-
-
-def _fast(size: int) -> int:
-    """The smallest length from there on that is fast to transform."""
-    return next(n for n in range(size, 2 * size + 2) if fourier.good_shape([n]) == (n,))
 
 
 def _brightest(filled: NDArray[np.float32]) -> tuple[int, ...]:

@@ -1,8 +1,8 @@
-"""From measured amplitudes to an object: several starts on the pattern's middle, the best refined on all of it.
+"""From measured amplitudes to an object: a search, the best refined on the whole pattern.
 
-The middle of the pattern, where nearly all photons are, decides which object it is, often at a fraction of the cost.
-What is found there begins the refinement on the whole pattern, which only has the details left to find; where starts
-came to different objects, the best two are refined and compared. What several starts have in common is the final one.
+The middle of the pattern, where nearly all photons are, decides which object it is, at a hundredth of the cost. What is
+found there begins the refinement on the whole pattern, which only has the details left to find; where starts came to
+different objects, the best two are refined and compared. What several starts have in common is the final one.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.config import PhasingConfig
-from braggd.errors import PhasingError
 from braggd.phasing import coherence, fourier
 from braggd.phasing.align import correlation, posed
 from braggd.phasing.arrays import give_up, lesser, usable
+from braggd.phasing.course import Course, Progress, cost
 from braggd.phasing.ensemble import SAME, Ensemble, Run, Seed, iterate, measured, refine, solver_for
 from braggd.phasing.modes import aligned, decompose
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.ranking import Quality, choose
-from braggd.phasing.recipe import Block, iterations, parse
+from braggd.phasing.recipe import Block, parse
+from braggd.phasing.reduced import Reduced
+from braggd.phasing.search import search
 from braggd.phasing.solver import Schedule
 from braggd.phasing.support import components, specks
-
-Progress = Callable[[float, str], None]
 
 __all__ = ["Progress", "Retrieved", "Seed", "merge", "retrieve", "warm_up"]
 
@@ -38,6 +38,7 @@ _EXPLAINED = 0.55  # log-likelihood per voxel: noise alone gives 0.5 where there
 _WORTH = 0.9  # times the rank before: going on helped, and may help again
 _PROLONGED = 3  # times at most
 _EQUAL = 0.99  # correlation of the objects that two devices make of a small pattern
+_MERGED = 5  # runs at most
 _ALIKE = 1.5  # times the best rank: runs that are merged with the best
 _FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin_overlap", "unevenness")
 
@@ -52,15 +53,17 @@ class Retrieved:
     kernels: of the blur by partial coherence, per axis; None: the beam was taken as coherent
     free: bool, the voxels withheld from the fit, zero frequency at n // 2; None: none
     metrics: `llk`, `free_llk` (if voxels were withheld), `r_factor`, `support_voxels`, `components`, `twin_overlap`,
-        `unevenness`, `start` (index of the one that won), `starts`, `rejected` (those with a fault), `coherence_z`,
-        `_y`, `_x` (standard deviation of the blur, voxels, if fitted); after merging also `merged` (runs), `mode_share`
+        `unevenness`, `start` (index of the one that won), `starts`, `rejected` (those with a fault), `searched` (starts
+        at low resolution, before), `coherence_z`, `_y`, `_x` (standard deviation of the blur, voxels, if
+        fitted); after merging also `merged` (runs), `mode_share`
         (of the intensity that is in the first mode), `repeatability` (mean pairwise correlation of the merged runs'
         moduli)
     origin: what won, "random" or a seed's name
     runs: the figures of each start, on the middle of the pattern
     merged: (z, y, x) complex64, the runs that were merged, aligned; empty before merging
     warnings: sentences
-    ensemble, whole, refined: what `merge` goes on from: the starts, the whole pattern, and the run that this is of
+    ensemble, reduced, whole, refined: what `merge` goes on from: the starts, what they were made on (None: the whole
+        pattern), the whole pattern, and the run that this is of
     """
 
     density: NDArray[np.complex64]
@@ -73,6 +76,7 @@ class Retrieved:
     merged: tuple[NDArray[np.complex64], ...]
     warnings: tuple[str, ...]
     ensemble: Ensemble
+    reduced: Reduced | None
     whole: Pattern
     refined: Run
 
@@ -100,26 +104,21 @@ def retrieve(
     """
     free = withheld_voxels(amplitude, valid, config.free_fraction, config.seed)
     whole = prepare(amplitude, valid, guess, free)
-    pattern = whole.middle() if config.coarse else whole
     refinement = parse(config.refine)
-    last = _cost(refinement, whole)
-    ensemble = Ensemble(pattern, config, [(seed.name, _on(pattern, whole, seed.density)) for seed in seeds])
-    searching = sum(_cost(ensemble.recipe(number), pattern) for number in range(ensemble.total))
-    course = _Course(progress, stop, searching + 2 * len(_REFINED) * last)
-
-    while len(ensemble.runs) < ensemble.total and not ensemble.settled():
-        _start(ensemble, course)
+    last = cost(refinement, whole)
+    course = Course(progress, stop, 2 * len(_REFINED) * last)
+    reduced, ensemble = search(whole, config, seeds, course)
     qualities = ensemble.rank()
     contenders = ensemble.contenders()
     course.skip_to_last(len(contenders) * len(_REFINED) * last)
 
     def refined(run: Run, tightness: float) -> Run:
         check = course.stretch(last, refinement, "refining the best start")
-        return refine(run, pattern, whole, refinement, config, check, tightness)
+        return refine(run, reduced, whole, refinement, config, check, tightness)
 
-    runs = [refined(run, tightness) for run in contenders for tightness in _REFINED]
-    run = _prolonged(runs[choose([run.quality for run in runs])], whole, config, course)
-    return _retrieved(run, ensemble, whole, free, config, qualities)
+    run = _best([refined(run, tightness) for run, tightness in itertools.product(contenders, _REFINED)])
+    run = _prolonged(run, whole, config, course)
+    return _retrieved(run, ensemble, reduced, whole, free, config, qualities)
 
 
 def merge(
@@ -137,21 +136,21 @@ def merge(
     """
     ensemble, whole, refinement = found.ensemble, found.whole, parse(config.refine)
     left = range(len(ensemble.runs), ensemble.total)
-    more, last = _cost(refinement, whole), _cost(_POLISH, whole)
-    searching = sum(_cost(ensemble.recipe(number), ensemble.pattern) for number in left)
-    course = _Course(progress, stop, searching + ensemble.total * more + last)
+    more, last = cost(refinement, whole), cost(_POLISH, whole)
+    searching = sum(cost(ensemble.recipe(number), ensemble.pattern) for number in left)
+    course = Course(progress, stop, searching + _MERGED * more + last)
     for _ in left:
-        _start(ensemble, course)
+        course.start(ensemble)
     qualities = ensemble.rank()
 
     def refined(run: Run) -> Run:
         if run.number == found.refined.number:
             return found.refined
         check = course.stretch(more, refinement, "refining the other starts")
-        return refine(run, ensemble.pattern, whole, refinement, config, check, found.refined.tightness)
+        return refine(run, found.reduced, whole, refinement, config, check, found.refined.tightness)
 
     good = [run for run in ensemble.runs if not run.quality.fault or run is ensemble.best]
-    runs = [refined(run) for run in good]
+    runs = [refined(run) for run in sorted(good, key=lambda run: run.quality.rank)[:_MERGED]]
     if all(run.number != found.refined.number for run in runs):
         runs.append(found.refined)
     runs, densities = _agreeing(runs)
@@ -169,7 +168,7 @@ def merge(
     pairs = [correlation(one, other) for one, other in itertools.combinations(densities, 2)]
     if pairs:
         figures["repeatability"] = float(np.mean(pairs))
-    return _retrieved(best, ensemble, whole, found.free, config, qualities, densities, figures)
+    return _retrieved(best, ensemble, found.reduced, whole, found.free, config, qualities, densities, figures)
 
 
 def warm_up(config: PhasingConfig) -> None:
@@ -190,13 +189,11 @@ def warm_up(config: PhasingConfig) -> None:
     fourier.inverse(plan, plan)
 
 
-def _start(ensemble: Ensemble, course: _Course) -> None:
-    doing = f"start {len(ensemble.runs) + 1} of {ensemble.total}"
-    recipe = ensemble.recipe(len(ensemble.runs))
-    ensemble.start(course.stretch(_cost(recipe, ensemble.pattern), recipe, doing))
+def _best(runs: Sequence[Run]) -> Run:
+    return runs[choose([run.quality for run in runs])]
 
 
-def _prolonged(run: Run, whole: Pattern, config: PhasingConfig, course: _Course) -> Run:
+def _prolonged(run: Run, whole: Pattern, config: PhasingConfig, course: Course) -> Run:
     """Go on with a run as long as that helps and noise does not explain what is left.
 
     Where a strained crystal is nearly found, its last defects heal slowly, and only in one stretch of RAAR: ER between
@@ -209,8 +206,8 @@ def _prolonged(run: Run, whole: Pattern, config: PhasingConfig, course: _Course)
         if run.quality.llk <= _EXPLAINED:
             break
         before, check = run, course.stretch(0, recipe, "going on with the best start")
-        after = refine(run, whole, whole, recipe, config, check, run.tightness)
-        run = (before, after)[choose([before.quality, after.quality])]
+        after = refine(run, None, whole, recipe, config, check, run.tightness)
+        run = _best([before, after])
         if run is before or run.quality.rank > _WORTH * before.quality.rank:
             break
     return run
@@ -230,47 +227,10 @@ def _agreeing(runs: Sequence[Run]) -> tuple[list[Run], tuple[NDArray[np.complex6
     return [run for run, _ in kept], tuple(density for _, density in kept)
 
 
-class _Course:
-    """How far the work is, in voxels gone through; gives up when told to."""
-
-    def __init__(self, progress: Progress | None, stop: Callable[[], bool] | None, total: float) -> None:
-        self._progress, self._stop, self._total, self._done = progress, stop, total, 0.0
-
-    def stretch(self, cost: float, recipe: tuple[Block, ...], doing: str) -> Callable[[int], None]:
-        """What a run of that recipe and cost calls at each iteration."""
-        before, steps = self._done, iterations(recipe)
-        self._done += cost
-
-        def check(done: int) -> None:
-            if self._stop is not None and self._stop():
-                raise PhasingError("the phasing was stopped before its end; reprocess the scan to begin anew")
-            if self._progress is not None:
-                self._progress(min(1.0, (before + cost * done / steps) / self._total), doing)
-
-        return check
-
-    def skip_to_last(self, cost: float) -> None:
-        """Only that much is left to do."""
-        self._done = self._total - cost
-
-
-def _cost(recipe: tuple[Block, ...], pattern: Pattern) -> float:
-    return float(iterations(recipe) * pattern.target.size)
-
-
-def _on(pattern: Pattern, whole: Pattern, density: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """A seed on the grid that the starts are phased on."""
-    if density.shape != whole.target.shape:
-        raise PhasingError(
-            f"a seed has the shape {density.shape}, the amplitudes {whole.target.shape}; make them equal"
-        )
-    density = fourier.corner(density.astype(np.complex64))
-    return density if pattern is whole else whole.cut(density, pattern)
-
-
 def _retrieved(
     run: Run,
     ensemble: Ensemble,
+    reduced: Reduced | None,
     whole: Pattern,
     free: NDArray[np.bool_] | None,
     config: PhasingConfig,
@@ -290,12 +250,13 @@ def _retrieved(
         support=support,
         kernels=solver.kernels,
         free=free,
-        metrics=_metrics(run, qualities) | dict(more or {}),
+        metrics=_metrics(run, qualities) | {"searched": float(ensemble.searched)} | dict(more or {}),
         origin=run.origin,
         runs=qualities,
         merged=merged,
         warnings=_warnings(run.quality, qualities, run.number, config.device),
         ensemble=ensemble,
+        reduced=reduced,
         whole=whole,
         refined=run,
     )

@@ -129,7 +129,7 @@ def score_phases(
 def score_phasing(
     crystals: Annotated[int, typer.Option(help="How many; 60 are the whole study.")] = 60,
     recipe: Annotated[str, typer.Option(help="Of the starts, as 1700*RAAR; empty: the default.")] = "",
-    starts: Annotated[int, typer.Option(help="At most, until two agree.")] = 5,
+    starts: Annotated[int, typer.Option(help="At most, until two agree; 0: the default.")] = 0,
     merging: Annotated[bool, typer.Option(help="Also do the final stage.")] = True,
     jobs: Annotated[int, typer.Option(help="Crystals phased at once, one thread each.")] = 1,
     part: Annotated[str, typer.Option(help="study or algorithms.")] = "study",
@@ -149,20 +149,22 @@ def score_phasing(
             results.append(result)
             text = (
                 "## Phasing: simulated crystals solved by each algorithm\n\n"
-                "Share that one random start brings to an accuracy of 95 % and more (Masto, eq. 4.5), without refinement; "
-                "the crystals are the first of those above, their number in brackets. DM projects twice per iteration."
+                "Share that one random start brings to an accuracy of 95 % and more (Masto, eq. 4.5), without "
+                "refinement; the crystals are the first of those above, their number in brackets. DM projects twice "
+                "per iteration."
                 f"\n\n{compared(results, ALGORITHMS)}\n\n"
                 f"`braggd-models score phasing --part algorithms --crystals {crystals}`, {machine()}."
             )
             replace_section(output, "phasing algorithms", text)
         return
-    config = PhasingConfig(starts=starts)
+    config = PhasingConfig(starts=starts) if starts else PhasingConfig()
     if recipe:
         config = msgspec.structs.replace(config, recipe=recipe)
     told = f" --recipe '{recipe}'" if recipe else ""
     told += "" if merging else " --no-merging"
     told += f" --jobs {jobs}" if jobs > 1 else ""
-    command = f"braggd-models score phasing --crystals {crystals} --starts {starts}{told}"
+    told += f" --starts {starts}" if starts else ""
+    command = f"braggd-models score phasing --crystals {crystals}{told}"
     console, outcomes, text = Console(), [], ""
     for outcome in track(
         run(cases(crystals), config, merging=merging, jobs=jobs), "phasing", total=crystals, console=console
@@ -176,10 +178,12 @@ def score_phasing(
             highlight=False,
         )
         text = (
-            f"## Phasing: simulated crystals solved by {config.recipe}\n\n"
+            f"## Phasing: simulated crystals solved{f' by {recipe}' if recipe else ''}\n\n"
             "Accuracy (Masto, eq. 4.5) of 95 % and more; Poisson noise, hot pixels and a flat background in the data, "
-            "no support given. One start; the best of as many as it took until two agreed; the final stage, merged."
+            "no support given. One random start alone; the best of as many as it took until two agreed; the final "
+            "stage, merged. Starts are those at full resolution."
             f"\n\n{report(outcomes)}\n\n`{command}`, {machine()}."
         )
-        replace_section(output, f"phasing {config.recipe}", text)  # after each one: a long study may be broken off
+        # after each one: a long study may be broken off
+        replace_section(output, f"phasing study{f' {recipe}' if recipe else ''}", text)
     console.print(text, highlight=False, markup=False)

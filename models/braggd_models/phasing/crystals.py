@@ -1,6 +1,6 @@
 """Crystals by the thousand, simulated in batches on the device that trains: the scale that phase networks see.
 
-A crystal's box is EDGE / oversampling voxels wide along every axis, whatever the scan: `braggd.inference.framing`
+A crystal's box is EDGE / oversampling voxels wide along every axis, whatever the scan: `braggd.framing`
 resamples patterns to that. Of the pattern only the middle EDGE voxels are there, which is the object at low resolution.
 Facets, strain and noise as in `braggd_models.simulate`, the slower, independent simulator that networks are scored on.
 """

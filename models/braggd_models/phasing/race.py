@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from braggd_models.phasing.score import SOLVED
 from braggd_models.phasing.study import Case, amplitude_of, predicted_for, score
 from braggd_models.simulate.pattern import Simulated
 
-_RECIPE = PhasingConfig().seeded
+_RECIPE = "200*HIO + 300*RAAR + 200*ER"
 _STARTS = 6  # at most
 
 
@@ -50,10 +49,11 @@ def race(chosen: Sequence[Case], model: str = "auto") -> Iterator[Finish]:
 
 def _solved(truth: Simulated, seeds: Sequence[tuple[str, NDArray[np.complex64]]]) -> float:
     amplitude, valid = amplitude_of(truth)
-    config = msgspec.structs.replace(PhasingConfig(), recipe=_RECIPE, starts=_STARTS)
+    config = PhasingConfig()
     withheld = withheld_voxels(amplitude, valid, config.free_fraction, config.seed)
     begun = time.perf_counter()
-    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), config, seeds)
+    pattern = prepare(amplitude, valid, None, withheld)
+    ensemble = Ensemble(pattern, config, seeds, recipe=_RECIPE, starts=_STARTS)
     spent = time.perf_counter() - begun
     for _ in range(_STARTS):
         begun = time.perf_counter()

@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from braggd.config import PhasingConfig
 from braggd.phasing import fourier
 from braggd.phasing.align import accuracy, align
-from braggd.phasing.ensemble import Ensemble, Run, refine
+from braggd.phasing.ensemble import Ensemble
 from braggd.phasing.pattern import prepare
-from braggd.phasing.recipe import parse
-from braggd.phasing.retrieve import Retrieved, merge, retrieve
+from braggd.phasing.reduced import FULL, Reduced
+from braggd.phasing.retrieve import merge, retrieve
 from braggd.scan.hot import trusted
 from braggd_models.benchmarks import table
 from braggd_models.simulate.dataset import random_crystal
@@ -69,9 +70,9 @@ class Case:
 class Outcome:
     """What phase retrieval made of a case.
 
-    one, several, final: (accuracy in percent, mean phase error inside the crystal in rad) of the first start, of the
-        best by free log-likelihood, and of the merged runs
-    starts: that were needed until two agreed; seconds: until the best was refined
+    one, several, final: (accuracy in percent, mean phase error inside the crystal in rad) of one random start alone, of
+        the best of several, and of the merged runs
+    starts: at full resolution, until two agreed; seconds: until the best of several was refined
     """
 
     case: Case
@@ -156,19 +157,20 @@ def race(chosen: Sequence[Case], recipes: Mapping[str, str]) -> Iterator[tuple[C
         valid, _ = trusted(truth.counts, truth.valid)
         amplitude = np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32)
         whole = prepare(amplitude, valid, None)
+        reduced = Reduced.of(whole, FULL, fraction=0, seed=0)
         found = {}
         for name, recipe in recipes.items():
-            run = Ensemble(whole.middle(), PhasingConfig(recipe=recipe, starts=1)).start(lambda _: None)
-            density = run.solver.density
-            if density.shape != amplitude.shape:
-                density = whole.embed(density, whole.middle())
+            pattern = whole if reduced is None else reduced.pattern
+            solver = Ensemble(pattern, PhasingConfig(), recipe=recipe, starts=1).start(lambda _: None).solver
+            density = solver.density if reduced is None else reduced.lift(solver.density, solver.support)[0]
             found[name] = errors(fourier.centre(density), truth)[0]
         yield case, found
 
 
 def compared(results: Sequence[tuple[Case, dict[str, float]]], recipes: Mapping[str, str]) -> str:
     """Markdown: the share of solved cases, by recipe and by strain, size and phase range."""
-    columns = [(name, [found for case, found in results if belongs(case)]) for name, belongs in _groups(results)]
+    groups = [(name, [found for case, found in results if belongs(case)]) for name, belongs in _groups(results)]
+    columns = [(name, group) for name, group in groups if group]
     rows = []
     for name in recipes:
         scores = [[found[name] for found in group] for _, group in columns]
@@ -235,14 +237,14 @@ def _outcome(case: Case, config: PhasingConfig, merging: bool) -> Outcome:
     begun = time.perf_counter()
     found = retrieve(amplitude, valid, config)
     seconds = time.perf_counter() - begun
-    starts, first = len(found.ensemble.runs), _first(found, config)
+    one = retrieve(amplitude, valid, msgspec.structs.replace(config, starts=1, quick=""))
     final = merge(found, config) if merging else found
     return Outcome(
         case=case,
-        one=errors(fourier.centre(first.solver.density), truth),
+        one=errors(one.density, truth),
         several=errors(found.density, truth),
         final=errors(final.density, truth),
-        starts=starts,
+        starts=int(found.metrics["starts"]),
         seconds=seconds,
     )
 
@@ -259,14 +261,3 @@ def _one_thread_each() -> Iterator[None]:
         for name in names:
             del os.environ[name]
         os.environ.update(before)
-
-
-def _first(found: Retrieved, config: PhasingConfig) -> Run:
-    """What the first start alone would have given."""
-    if found.refined.number == 0:
-        return found.refined
-    ensemble = found.ensemble
-    first = ensemble.runs[0]
-    return refine(
-        first, ensemble.pattern, found.whole, parse(config.refine), config, lambda _: None, found.refined.tightness
-    )

@@ -23,7 +23,7 @@ def test_the_truth_scores_100_and_no_object_0():
 
 def test_the_report_holds_the_means():
     def outcome(strain, phase_range, one, other):
-        scores = {"one run": (one, 2.0), "network + 300 ER": (other, 1.0)}
+        scores = {"one run": (one, 2.0), "dl + 300 ER": (other, 1.0)}
         return Outcome(case=Case(number=0, strain=strain, phase_range=phase_range), scores=scores)
 
     text = report([outcome("gaussians", 2 * np.pi, 90, 98), outcome("gaussians", 5 * np.pi, 70, 60)])
@@ -31,4 +31,4 @@ def test_the_report_holds_the_means():
     assert "| gaussians | 5.0 pi | 1 | 70 | 60 |" in text
     assert "better in 50%" in text
     assert "network + 300 ER: 50%" in text
-    assert set(METHODS) >= {"network", "one run", "network + 300 ER", "ensemble", "network, gap"}
+    assert set(METHODS) >= {"network", "one run", "dl + 300 ER", "ensemble", "network, gap"}

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from braggd.errors import ModelError
-from braggd.inference.framing import EDGE, Framing, centre_of, extent, framing_of
+from braggd.errors import FramingError
+from braggd.framing import EDGE, Framing, centre_of, extent, framing_of
 
 SHAPE = (48, 60, 54)
 
@@ -105,11 +105,11 @@ def test_a_masked_voxel_is_not_shown():
 
 @pytest.mark.parametrize("level", [0.0, np.nan])
 def test_a_dark_or_broken_pattern_is_refused(level):
-    with pytest.raises(ModelError, match="nothing to see"):
+    with pytest.raises(FramingError, match="nothing to see"):
         framing_of(np.full(SHAPE, level, np.float32))
 
 
 def test_a_pattern_without_any_extent_is_refused():
     spread = np.full(SHAPE, 50.0, np.float32)
-    with pytest.raises(ModelError, match="no fringes"):
+    with pytest.raises(FramingError, match="no fringes"):
         framing_of(spread)

@@ -1,4 +1,7 @@
-"""How a phase network sees a pattern: its middle, resampled so that every crystal fills the same share of the array.
+"""A pattern at low resolution: its middle, resampled so that every crystal fills the same share of the array.
+
+So a network sees patterns, and so an object is looked for: where the middle of the pattern, which is the object at low
+resolution, is sampled no finer than it has to be, an iteration costs a hundredth.
 
 The inverse transform of an intensity is the object's autocorrelation, twice as wide as the object. How far it reaches
 along each axis tells the fringe period, and so how finely the pattern is sampled; nothing has to be chosen by hand. A
@@ -20,12 +23,12 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from braggd.errors import ModelError
+from braggd.errors import FramingError
 
 EDGE = 32
-"""Voxels of what the network sees, along each axis."""
+"""Voxels of the pattern at low resolution, along each axis."""
 
-# How many times the crystal's width the network's field of view is.
+# How many times the crystal's width the field of view is.
 _OVERSAMPLING = 2.3
 # The autocorrelation counts as there above this share of its middle, and above so many times its noise after smoothing;
 # of simulated crystals that gives 0.94 of the width, 0.82 to 1.04 in nine of ten.
@@ -43,17 +46,19 @@ Complex = NDArray[np.complex64]
 
 @dataclass(frozen=True, eq=False)
 class Framing:
-    """Where the network's voxels are within a pattern.
+    """Where the voxels of a pattern at low resolution are within it.
 
-    shape: of the pattern; centre: of its peak, voxels; step: voxels of the pattern for one of the network's, per axis
+    shape: of the pattern; centre: of its peak, voxels; step: voxels of the pattern for one at low resolution, per axis;
+    edge: voxels at low resolution along each axis
     """
 
     shape: tuple[int, int, int]
     centre: tuple[float, float, float]
     step: tuple[float, float, float]
+    edge: int = EDGE
 
     def seen(self, counts: Floats, valid: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        """What the network is given, (EDGE, EDGE, EDGE) both: photons, and 1 where they were measured, else 0.
+        """The pattern at low resolution, (edge, edge, edge) both: photons, and 1 where they were measured, else 0.
 
         counts: (z, y, x) photons, filled where not valid. A voxel counts as measured where more than half of it is;
         others hold 0.
@@ -69,18 +74,33 @@ class Framing:
         return photons.astype(np.float32), measured.astype(np.float32)
 
     def on_pattern(self, small: Complex) -> Complex:
-        """The wave at the pattern's voxels, (z, y, x) complex64, of the network's (EDGE, EDGE, EDGE); 0 beyond it."""
+        """The wave at the pattern's voxels, (z, y, x) complex64, of one (edge, edge, edge); 0 beyond it."""
         density = scipy.fft.fftshift(scipy.fft.ifftn(scipy.fft.ifftshift(np.asarray(small, np.complex64))))
         for axis in range(3):
             density = _along(axis, self._outwards[axis], density)
         return np.asarray(density, np.complex64)
 
+    def at_low_resolution(self, density: Complex) -> Complex:
+        """The wave, (edge, edge, edge) complex64, of an object on the pattern's grid, its middle at n // 2."""
+        for axis in range(3):
+            density = _along(axis, self._inwards[axis], density)
+        return np.asarray(density, np.complex64)
+
     @cached_property
-    def _resampling(self) -> list[Floats]:
-        """Per axis, (EDGE, n): band-limited interpolation within the autocorrelation's window."""
+    def _inwards(self) -> list[Complex]:
+        """Per axis, (edge, n): from the object to its wave at the places of the low resolution."""
         made = []
         for n, centre, step in zip(self.shape, self.centre, self.step, strict=True):
-            places = centre + (np.arange(EDGE) - EDGE // 2) * step
+            places = centre + (np.arange(self.edge) - self.edge // 2) * step - n // 2
+            made.append(np.exp(-2j * np.pi / n * np.outer(places, np.arange(n) - n // 2)).astype(np.complex64))
+        return made
+
+    @cached_property
+    def _resampling(self) -> list[Floats]:
+        """Per axis, (edge, n): band-limited interpolation within the autocorrelation's window."""
+        made = []
+        for n, centre, step in zip(self.shape, self.centre, self.step, strict=True):
+            places = centre + (np.arange(self.edge) - self.edge // 2) * step
             lags = np.arange(n) - n // 2
             reach = n / (2 * step)
             window = np.clip((1.1 * reach - np.abs(lags)) / (0.2 * reach) + 0.5, 0, 1)
@@ -92,10 +112,10 @@ class Framing:
 
     @cached_property
     def _coverage(self) -> list[Floats]:
-        """Per axis, (EDGE, n): how much of a voxel of the network's each of the pattern's covers."""
+        """Per axis, (edge, n): how much of a voxel at low resolution each of the pattern's covers."""
         made = []
         for n, centre, step in zip(self.shape, self.centre, self.step, strict=True):
-            places = centre + (np.arange(EDGE) - EDGE // 2) * step
+            places = centre + (np.arange(self.edge) - self.edge // 2) * step
             low = np.maximum(places[:, None] - step / 2, np.arange(n) - 0.5)
             high = np.minimum(places[:, None] + step / 2, np.arange(n) + 0.5)
             made.append((np.maximum(high - low, 0) / step).astype(np.float32))
@@ -103,33 +123,33 @@ class Framing:
 
     @cached_property
     def _outwards(self) -> list[Complex]:
-        """Per axis, (n, EDGE): from an object's array to the wave at the pattern's voxels within the window."""
+        """Per axis, (n, edge): from an object's array to the wave at the pattern's voxels within the window."""
         made = []
         for n, centre, step in zip(self.shape, self.centre, self.step, strict=True):
             at = (np.arange(n) - centre) / step
-            matrix = np.exp(-2j * np.pi / EDGE * np.outer(at, np.arange(EDGE) - EDGE // 2))
-            inside = np.abs(at) <= EDGE / 2 - 0.5
+            matrix = np.exp(-2j * np.pi / self.edge * np.outer(at, np.arange(self.edge) - self.edge // 2))
+            inside = np.abs(at) <= self.edge / 2 - 0.5
             made.append((matrix * inside[:, None]).astype(np.complex64))
         return made
 
 
-def framing_of(counts: Floats) -> Framing:
+def framing_of(counts: Floats, edge: int = EDGE) -> Framing:
     """Find the peak's centre and the crystal's extent.
 
-    counts: (z, y, x) photons without gaps
-    Raises ModelError where there is nothing to be seen.
+    counts: (z, y, x) photons without gaps; edge: voxels at low resolution
+    Raises FramingError where there is nothing to be seen.
     """
     photons = float(np.sum(counts, dtype=np.float64))
     if not (np.isfinite(photons) and photons >= _FEWEST_PHOTONS):
-        raise ModelError(f"has nothing to see: the pattern holds {photons:.0f} photons")
+        raise FramingError(f"there is nothing to see: the pattern holds {photons:.0f} photons")
     centre = centre_of(counts)
     widths = extent(counts, centre)
     if min(widths) < _NARROWEST:
-        raise ModelError(
-            f"has nothing to see: the crystal would be {min(widths):.1f} voxels wide; the pattern has no fringes"
+        raise FramingError(
+            f"there is nothing to see: the crystal would be {min(widths):.1f} voxels wide; the pattern has no fringes"
         )
-    z, y, x = (max(n / (_OVERSAMPLING * w), 2 / EDGE) for n, w in zip(counts.shape, widths, strict=True))
-    return Framing(_triple(counts.shape), centre, (z, y, x))
+    z, y, x = (max(n / (_OVERSAMPLING * w), 2 / edge) for n, w in zip(counts.shape, widths, strict=True))
+    return Framing(_triple(counts.shape), centre, (z, y, x), edge)
 
 
 def extent(counts: Floats, centre: tuple[float, float, float]) -> tuple[float, float, float]:

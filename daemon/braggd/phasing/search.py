@@ -1,0 +1,91 @@
+"""Where an object is looked for: quickly at low resolution, then at full from what was found there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from braggd.config import PhasingConfig
+from braggd.errors import PhasingError
+from braggd.framing import EDGE
+from braggd.phasing import fourier
+from braggd.phasing.course import Course, cost
+from braggd.phasing.ensemble import Ensemble, Seed
+from braggd.phasing.pattern import Pattern
+from braggd.phasing.reduced import FULL, Reduced
+from braggd.phasing.support import components
+
+_QUICK = 16  # random starts at low resolution at most
+_WORTH = 2  # times the voxels at full resolution: below, sampling them anew would only cost precision
+_BLUR, _BRIGHT = 0.5, 0.1  # voxels at low resolution, and share of the maximum: where an object is shown
+
+
+def search(
+    whole: Pattern, config: PhasingConfig, seeds: Sequence[Seed], course: Course
+) -> tuple[Reduced | None, Ensemble]:
+    """Quick starts at low resolution, and those at full resolution, of which the best quick one begins the first.
+
+    Full resolution is that of the pattern, but sampled as coarsely as the crystal allows where that saves something.
+    Starts are done until two agree: one that was begun and one at random, or two at random.
+    Returns what the starts at full resolution are made on (None: the whole pattern), and the starts.
+    """
+    found = [(seed.name, _checked(seed.density, whole)) for seed in seeds]
+    low = Reduced.of(whole, EDGE, config.free_fraction, config.seed) if config.quick else None
+    searched = 0
+    if low is not None:
+        given = [(name, low.lower(density)) for name, density in found]
+        quick = Ensemble(low.pattern, config, given, recipe=config.quick, starts=_QUICK)
+        course.expect(sum(cost(quick.recipe(number), quick.pattern) for number in range(quick.total)))
+        while len(quick.runs) < quick.total and not quick.settled():
+            course.start(quick)
+        searched, best = len(quick.runs), quick.best
+        found = [(best.origin, low.lift(best.solver.density, best.solver.support)[0])]
+    full = Reduced.of(whole, FULL, config.free_fraction, config.seed) if whole.target.size > _WORTH * FULL**3 else None
+    ensemble = Ensemble(
+        whole if full is None else full.pattern,
+        config,
+        [(name, density if full is None else full.lower(density)) for name, density in found],
+        recipe=config.recipe,
+        seeded=config.seeded,
+        starts=config.starts,
+        searched=searched,
+    )
+    course.expect(sum(cost(ensemble.recipe(number), ensemble.pattern) for number in range(ensemble.total)))
+    while len(ensemble.runs) < ensemble.total and not ensemble.settled():
+        course.start(ensemble)
+    return full, ensemble
+
+
+def settled(
+    seed: Seed, whole: Pattern, config: PhasingConfig
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_]] | None:
+    """What an object from elsewhere becomes by one start at low resolution; None where there is none.
+
+    Returns density and support, (z, y, x) complex64 and bool on the whole pattern's grid, their middle at n // 2.
+
+    Raises PhasingError where the seed is of another shape.
+    """
+    density = _checked(seed.density, whole)
+    low = Reduced.of(whole, EDGE, config.free_fraction, config.seed) if config.quick else None
+    if low is None:
+        return None
+    ensemble = Ensemble(low.pattern, config, [(seed.name, low.lower(density))], recipe=config.quick, starts=0)
+    solver = ensemble.start(lambda _: None).solver
+    density, support = (fourier.centre(array) for array in low.lift(solver.density, solver.support))
+    framing = low.framing
+    widths = [_BLUR * n / (framing.edge * step) for n, step in zip(framing.shape, framing.step, strict=True)]
+    modulus = ndimage.gaussian_filter(np.abs(density) * support, widths)
+    support = components(modulus > _BRIGHT * modulus.max())[1]
+    return np.where(support, density, 0).astype(np.complex64), support
+
+
+def _checked(density: NDArray[np.complex64], whole: Pattern) -> NDArray[np.complex64]:
+    """A seed, its middle at [0, 0, 0]."""
+    if density.shape != whole.target.shape:
+        raise PhasingError(
+            f"a seed has the shape {density.shape}, the amplitudes {whole.target.shape}; make them equal"
+        )
+    return fourier.corner(density.astype(np.complex64))
