@@ -22,6 +22,8 @@ from braggd.phasing.support import middle
 FULL = 64
 """Voxels along each axis, at most, that show nearly all of a pattern, sampled as coarsely as its crystal allows."""
 
+_WORTH = 2  # times the voxels: below, sampling a pattern anew would only cost precision
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reduced:
@@ -49,6 +51,11 @@ class Reduced:
             return cls(prepare(amplitude, valid, None, withheld_voxels(amplitude, valid, fraction, seed)), framing)
         except (FramingError, PhasingError):
             return None
+
+    @classmethod
+    def full(cls, whole: Pattern, fraction: float, seed: int) -> Reduced | None:
+        """Nearly all of a pattern, sampled as coarsely as its crystal allows; None where that saves little."""
+        return cls.of(whole, FULL, fraction, seed) if whole.target.size > _WORTH * FULL**3 else None
 
     def lower(self, density: NDArray[np.complex64]) -> NDArray[np.complex64]:
         """An object on the whole pattern's grid, at low resolution, both in the order of the transforms.

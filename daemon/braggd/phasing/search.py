@@ -15,11 +15,10 @@ from braggd.phasing import fourier
 from braggd.phasing.course import Course, cost
 from braggd.phasing.ensemble import Ensemble, Seed
 from braggd.phasing.pattern import Pattern
-from braggd.phasing.reduced import FULL, Reduced
+from braggd.phasing.reduced import Reduced
 from braggd.phasing.support import components
 
 _QUICK = 16  # random starts at low resolution at most
-_WORTH = 2  # times the voxels at full resolution: below, sampling them anew would only cost precision
 _BLUR, _BRIGHT = 0.5, 0.1  # voxels at low resolution, and share of the maximum: where an object is shown
 
 
@@ -43,7 +42,7 @@ def search(
             course.start(quick)
         searched, best = len(quick.runs), quick.best
         found = [(best.origin, low.lift(best.solver.density, best.solver.support)[0])]
-    full = Reduced.of(whole, FULL, config.free_fraction, config.seed) if whole.target.size > _WORTH * FULL**3 else None
+    full = Reduced.full(whole, config.free_fraction, config.seed)
     ensemble = Ensemble(
         whole if full is None else full.pattern,
         config,

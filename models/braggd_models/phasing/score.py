@@ -20,7 +20,7 @@ from braggd.phasing import fourier
 from braggd.phasing.align import accuracy, align
 from braggd.phasing.ensemble import Ensemble
 from braggd.phasing.pattern import prepare
-from braggd.phasing.reduced import FULL, Reduced
+from braggd.phasing.reduced import Reduced
 from braggd.phasing.retrieve import merge, retrieve
 from braggd.scan.hot import trusted
 from braggd_models.benchmarks import table
@@ -157,7 +157,7 @@ def race(chosen: Sequence[Case], recipes: Mapping[str, str]) -> Iterator[tuple[C
         valid, _ = trusted(truth.counts, truth.valid)
         amplitude = np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32)
         whole = prepare(amplitude, valid, None)
-        reduced = Reduced.of(whole, FULL, fraction=0, seed=0)
+        reduced = Reduced.full(whole, fraction=0, seed=0)
         found = {}
         for name, recipe in recipes.items():
             pattern = whole if reduced is None else reduced.pattern
