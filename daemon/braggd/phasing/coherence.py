@@ -27,7 +27,7 @@ WIDEST = 1.5
 """Largest standard deviation, voxels: what is wider belongs to the object."""
 
 _WINDOW = 48  # edge of the middle of the pattern that decides; farther out there are too few photons
-_UPDATES = 10  # of one kernel per fit, which begins where the one before ended
+_UPDATES = 30  # of one kernel per fit
 _POWER = (
     1.8  # of the update: the fixed point is the same, and it is reached in about half the steps; below 2 it is stable
 )
