@@ -145,7 +145,7 @@ class _Found:
 def _predicted(
     predicted: Predicted, amplitude: np.ndarray, valid: np.ndarray, guess: np.ndarray, config: Config
 ) -> _Found | None:
-    """The network's object after a start at low resolution, in the pose of later stages; None where there is none."""
+    """The network's object after quick starts at low resolution, in the later stages' pose; None without one."""
     if predicted.density is None or predicted.support is None:
         return None
     density, support, quality = improved(predicted.density, predicted.support, amplitude, valid, config.phasing, guess)

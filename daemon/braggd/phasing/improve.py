@@ -1,4 +1,4 @@
-"""An object from elsewhere, as the network's, and what one quick start makes of it."""
+"""An object from elsewhere, as the network's, and what a few quick starts make of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def improved(
     config: PhasingConfig,
     guess: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_], Quality]:
-    """The object after one start at low resolution, or as it was where that explains the pattern better; its figures.
+    """The object after quick starts at low resolution, or as it was where that fits the pattern better; its figures.
 
     density, support: (z, y, x) complex64 and bool, their middle at n // 2
     amplitude, valid, guess: as `braggd.phasing.retrieve.retrieve` takes them; the same voxels are withheld

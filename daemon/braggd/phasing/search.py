@@ -18,7 +18,7 @@ from braggd.phasing.pattern import Pattern
 from braggd.phasing.reduced import Reduced
 from braggd.phasing.support import components
 
-_QUICK = 16  # random starts at low resolution at most
+_QUICK, _SECONDS = 16, 3  # random starts at low resolution at most; beside an object from elsewhere
 _BLUR, _BRIGHT = 0.5, 0.1  # voxels at low resolution, and share of the maximum: where an object is shown
 
 
@@ -61,9 +61,11 @@ def search(
 def settled(
     seed: Seed, whole: Pattern, config: PhasingConfig
 ) -> tuple[NDArray[np.complex64], NDArray[np.bool_]] | None:
-    """What an object from elsewhere becomes by one start at low resolution; None where there is none.
+    """What an object from elsewhere becomes at low resolution; None where there is none.
 
-    Returns density and support, (z, y, x) complex64 and bool on the whole pattern's grid, their middle at n // 2.
+    It begins the first of up to four quick starts, the others begin at random, until two agree.
+    Returns the density and support of the best, (z, y, x) complex64 and bool, on the whole pattern's grid, their middle
+    at n // 2.
 
     Raises PhasingError where the seed is of another shape.
     """
@@ -71,8 +73,10 @@ def settled(
     low = Reduced.of(whole, EDGE, config.free_fraction, config.seed) if config.quick else None
     if low is None:
         return None
-    ensemble = Ensemble(low.pattern, config, [(seed.name, low.lower(density))], recipe=config.quick, starts=0)
-    solver = ensemble.start(lambda _: None).solver
+    ensemble = Ensemble(low.pattern, config, [(seed.name, low.lower(density))], recipe=config.quick, starts=_SECONDS)
+    while len(ensemble.runs) < ensemble.total and not ensemble.settled():
+        ensemble.start(lambda _: None)
+    solver = ensemble.best.solver
     density, support = (fourier.centre(array) for array in low.lift(solver.density, solver.support))
     framing = low.framing
     widths = [_BLUR * n / (framing.edge * step) for n, step in zip(framing.shape, framing.step, strict=True)]

@@ -122,7 +122,7 @@ def _network(truth: Simulated, config: Config) -> Made:
 
 
 def _dl(truth: Simulated, config: Config) -> Made:
-    """The `dl` stage: the network's object after a start at low resolution."""
+    """The `dl` stage: the network's object after quick starts at low resolution."""
     density, _, seconds = dl_for(truth, config)
     return density, seconds
 
