@@ -9,6 +9,7 @@ BraggdError
 ├── DetectorError          an unknown detector, or frames of another shape
 ├── RegionError            no Bragg peak can be found, or a region is outside the frame
 ├── GeometryError          the geometry is incomplete or impossible
+├── FramingError           a pattern shows no crystal whose size could be told
 ├── ModelError             a network file is missing, corrupt or does not fit
 ├── PhasingError           a reconstruction cannot start, or went astray
 ├── OutletError            an endpoint, folder or device cannot be served

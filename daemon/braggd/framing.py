@@ -86,12 +86,16 @@ class Framing:
             density = _along(axis, self._inwards[axis], density)
         return np.asarray(density, np.complex64)
 
+    def _places(self, centre: float, step: float) -> NDArray[np.float64]:
+        """Where the voxels at low resolution are along an axis of the pattern."""
+        return np.asarray(centre + (np.arange(self.edge) - self.edge // 2) * step, np.float64)
+
     @cached_property
     def _inwards(self) -> list[Complex]:
         """Per axis, (edge, n): from the object to its wave at the places of the low resolution."""
         made = []
         for n, centre, step in zip(self.shape, self.centre, self.step, strict=True):
-            places = centre + (np.arange(self.edge) - self.edge // 2) * step - n // 2
+            places = self._places(centre, step) - n // 2
             made.append(np.exp(-2j * np.pi / n * np.outer(places, np.arange(n) - n // 2)).astype(np.complex64))
         return made
 
@@ -100,7 +104,7 @@ class Framing:
         """Per axis, (edge, n): band-limited interpolation within the autocorrelation's window."""
         made = []
         for n, centre, step in zip(self.shape, self.centre, self.step, strict=True):
-            places = centre + (np.arange(self.edge) - self.edge // 2) * step
+            places = self._places(centre, step)
             lags = np.arange(n) - n // 2
             reach = n / (2 * step)
             window = np.clip((1.1 * reach - np.abs(lags)) / (0.2 * reach) + 0.5, 0, 1)
@@ -115,7 +119,7 @@ class Framing:
         """Per axis, (edge, n): how much of a voxel at low resolution each of the pattern's covers."""
         made = []
         for n, centre, step in zip(self.shape, self.centre, self.step, strict=True):
-            places = centre + (np.arange(self.edge) - self.edge // 2) * step
+            places = self._places(centre, step)
             low = np.maximum(places[:, None] - step / 2, np.arange(n) - 0.5)
             high = np.minimum(places[:, None] + step / 2, np.arange(n) + 0.5)
             made.append((np.maximum(high - low, 0) / step).astype(np.float32))

@@ -35,10 +35,6 @@ class Course:
 
         return check
 
-    def expect(self, cost: float) -> None:
-        """As much more is to be done."""
-        self._total += cost
-
     def skip_to_last(self, cost: float) -> None:
         """Only that much is left to do."""
         self._done = self._total - cost
@@ -47,6 +43,12 @@ class Course:
         """Do the next one."""
         doing, recipe = f"start {len(ensemble.runs) + 1} of {ensemble.total}", ensemble.recipe(len(ensemble.runs))
         return ensemble.start(self.stretch(cost(recipe, ensemble.pattern), recipe, doing))
+
+    def until_settled(self, ensemble: Ensemble) -> None:
+        """Do starts until two agree, or all are done; that they are to be done was not expected before."""
+        self._total += sum(cost(ensemble.recipe(number), ensemble.pattern) for number in range(ensemble.total))
+        while len(ensemble.runs) < ensemble.total and not ensemble.settled():
+            self.start(ensemble)
 
 
 def cost(recipe: tuple[Block, ...], pattern: Pattern) -> float:

@@ -12,7 +12,7 @@ from braggd.config import PhasingConfig
 from braggd.errors import PhasingError
 from braggd.framing import EDGE
 from braggd.phasing import fourier
-from braggd.phasing.course import Course, cost
+from braggd.phasing.course import Course
 from braggd.phasing.ensemble import Ensemble, Seed
 from braggd.phasing.pattern import Pattern
 from braggd.phasing.reduced import Reduced
@@ -37,9 +37,7 @@ def search(
     if low is not None:
         given = [(name, low.lower(density)) for name, density in found]
         quick = Ensemble(low.pattern, config, given, recipe=config.quick, starts=_QUICK)
-        course.expect(sum(cost(quick.recipe(number), quick.pattern) for number in range(quick.total)))
-        while len(quick.runs) < quick.total and not quick.settled():
-            course.start(quick)
+        course.until_settled(quick)
         searched, best = len(quick.runs), quick.best
         found = [(best.origin, low.lift(best.solver.density, best.solver.support)[0])]
     full = Reduced.full(whole, config.free_fraction, config.seed)
@@ -52,9 +50,7 @@ def search(
         starts=config.starts,
         searched=searched,
     )
-    course.expect(sum(cost(ensemble.recipe(number), ensemble.pattern) for number in range(ensemble.total)))
-    while len(ensemble.runs) < ensemble.total and not ensemble.settled():
-        course.start(ensemble)
+    course.until_settled(ensemble)
     return full, ensemble
 
 
@@ -74,8 +70,7 @@ def settled(
     if low is None:
         return None
     ensemble = Ensemble(low.pattern, config, [(seed.name, low.lower(density))], recipe=config.quick, starts=_SECONDS)
-    while len(ensemble.runs) < ensemble.total and not ensemble.settled():
-        ensemble.start(lambda _: None)
+    Course(None, None, 0.0).until_settled(ensemble)
     solver = ensemble.best.solver
     density, support = (fourier.centre(array) for array in low.lift(solver.density, solver.support))
     framing = low.framing

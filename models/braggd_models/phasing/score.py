@@ -22,8 +22,8 @@ from braggd.phasing.ensemble import Ensemble
 from braggd.phasing.pattern import prepare
 from braggd.phasing.reduced import Reduced
 from braggd.phasing.retrieve import merge, retrieve
-from braggd.scan.hot import trusted
 from braggd_models.benchmarks import table
+from braggd_models.phasing.study import amplitude_of
 from braggd_models.simulate.dataset import random_crystal
 from braggd_models.simulate.pattern import Simulated
 
@@ -154,8 +154,7 @@ def race(chosen: Sequence[Case], recipes: Mapping[str, str]) -> Iterator[tuple[C
     """One random start of each recipe on each case, nothing else: accuracy in percent by the recipe's name."""
     for case in chosen:
         truth = case.simulate()
-        valid, _ = trusted(truth.counts, truth.valid)
-        amplitude = np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32)
+        amplitude, valid = amplitude_of(truth)
         whole = prepare(amplitude, valid, None)
         reduced = Reduced.full(whole, fraction=0, seed=0)
         found = {}
@@ -232,8 +231,7 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> tuple[object, ...]:
 
 def _outcome(case: Case, config: PhasingConfig, merging: bool) -> Outcome:
     truth = case.simulate()
-    valid, _ = trusted(truth.counts, truth.valid)
-    amplitude = np.sqrt(np.where(valid, truth.counts, 0), dtype=np.float32)
+    amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
     found = retrieve(amplitude, valid, config)
     seconds = time.perf_counter() - begun
