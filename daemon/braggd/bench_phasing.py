@@ -11,21 +11,25 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from braggd.bench_steps import Step, steps
+from braggd.bench_steps import Step, steps, whole_runs
 from braggd.errors import BraggdError
 from braggd.peers.interpreter import COHERE, PYNX, Installed, Peer, locate
 from braggd.phasing import fourier, projections
+
+_RECIPE = "400*HIO + 1000*RAAR + 300*ER"  # of the thesis
 
 _Times = dict[Step, float | str]
 """Milliseconds of one iteration, or why there are none."""
 
 
-def bench_phasing(shapes: Sequence[str], repeats: int, pynx: str = "", cohere: str = "", *, peers: bool = True) -> None:
+def bench_phasing(
+    shapes: Sequence[str], repeats: int, pynx: str = "", cohere: str = "", *, peers: bool = True, runs: int = 0
+) -> None:
     """Time transforms and iterations in turns, and print their medians and ratios to the fastest pair of transforms.
 
     shapes: such as `118x180x230`; repeats: rounds, in each of which everything runs once
     pynx, cohere: interpreters that have them, where it is neither this one nor the system's
-    peers: whether they are run at all
+    peers: whether they are run at all; runs: starts of _RECIPE to time from beginning to end at each shape
 
     Raises BraggdError where a shape cannot be read, or a named interpreter does not have its package.
     """
@@ -36,6 +40,9 @@ def bench_phasing(shapes: Sequence[str], repeats: int, pynx: str = "", cohere: s
         with console.status(f"measuring {_named(shape)}"), steps(shape, found) as rows:
             times = _measure(rows, repeats)
         console.print(_table(shape, times), soft_wrap=True)
+        if runs:
+            seconds, device = whole_runs(shape, runs, _RECIPE)
+            console.print(f"{runs} runs of {_RECIPE}: {seconds:.1f} s, {device}", highlight=False, soft_wrap=True)
         console.print()
     for peer, installed in found.items():
         console.print(_peer(peer, installed), highlight=False, soft_wrap=True)

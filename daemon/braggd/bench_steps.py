@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from braggd.errors import PhasingError
 from braggd.peers.interpreter import COHERE, PYNX, Installed, Peer, Stopwatch
 from braggd.phasing import arrays, fourier, projections
-from braggd.phasing.recipe import Block
+from braggd.phasing.recipe import Block, parse
 from braggd.phasing.solver import Schedule, Solver
 from braggd.phasing.support import shrink_wrap
 
@@ -85,6 +85,29 @@ def steps(shape: tuple[int, ...], peers: Mapping[Peer, Installed | None]) -> Ite
             stopwatch = stack.enter_context(Stopwatch(installed, problem.for_peers())) if installed else None
             rows += _peer_steps(peer, stopwatch)
         yield [*rows, *_gpu_steps(problem)]
+
+
+def whole_runs(shape: tuple[int, ...], number: int, recipe: str) -> tuple[float, str]:
+    """Seconds that so many random starts take from beginning to end, support updates included, and what did them.
+
+    They are done on the shape that is fast to transform, as the daemon crops it, on the GPU where there is one.
+    """
+    problem, device = _ellipsoid(fourier.good_shape(shape)), arrays.choose("auto")
+    target, support = (arrays.to_device(array, device) for array in (problem.target, problem.support))
+    blocks, random = parse(recipe), np.random.default_rng(0)
+
+    def phase(blocks: tuple[Block, ...]) -> None:
+        start = problem.density * np.exp(2j * np.pi * random.random(problem.density.shape, np.float32))
+        solver = Solver(target, arrays.to_device(start.astype(np.complex64), device), support, None)
+        solver.run(blocks, Schedule(), lambda _: None)
+
+    phase(tuple(Block(Schedule().support_every, block.algorithm) for block in blocks))  # compiles and plans
+    begun = time.perf_counter()
+    for _ in range(number):
+        phase(blocks)
+    if device == "cuda":
+        arrays.wait()
+    return time.perf_counter() - begun, arrays.device_name(device)
 
 
 def _ellipsoid(shape: tuple[int, ...]) -> Problem:

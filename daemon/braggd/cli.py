@@ -147,12 +147,13 @@ def bench_phasing(
     pynx: Annotated[str, typer.Option(help="Python that has PyNX; else this one and the system's are tried.")] = "",
     cohere: Annotated[str, typer.Option(help="Python that has cohere_core; else this one and the system's.")] = "",
     peers: Annotated[bool, typer.Option(help="Also time PyNX and cohere.")] = True,
+    runs: Annotated[int, typer.Option(min=0, help="Also time so many whole runs; the thesis does 60.")] = 0,
 ) -> None:
     """Time of a phasing iteration against one forward and inverse FFT of the fastest library, and against peers."""
     from braggd.bench_phasing import bench_phasing as measure
 
     shapes = shape or (["64x64x64"] if quick else ["128x128x128", "118x180x230"])
-    measure(shapes, repeats, pynx, cohere, peers=peers)
+    measure(shapes, repeats, pynx, cohere, peers=peers, runs=runs)
 
 
 @bench_app.command("compare")

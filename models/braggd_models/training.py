@@ -11,6 +11,7 @@ import copy
 import csv
 import logging
 import os
+import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class Plan:
     smoothing: of the running mean of the weights, per step
     every: seconds between two checkpoints
     threads: of the CPU; 0: as PyTorch chooses
+    command: what was typed, for the card
     """
 
     minutes: float
@@ -51,6 +53,7 @@ class Plan:
     clip: float = 1.0
     every: float = 240.0
     threads: int = 0
+    command: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +61,7 @@ class Run:
     """Where a training stands.
 
     step: steps done; seconds: that they took; averaged: the running mean of the weights, which is what is used
+    machine, command: that did the last of them
     """
 
     net: nn.Module
@@ -66,6 +70,8 @@ class Run:
     step: int = 0
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    machine: str = ""
+    command: str = ""
 
 
 def device_of(name: str = "auto") -> torch.device:
@@ -73,6 +79,13 @@ def device_of(name: str = "auto") -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def described(device: torch.device) -> str:
+    """What trains there, for the card."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
 
 
 def fast_dtype(device: torch.device) -> torch.dtype | None:
@@ -102,6 +115,7 @@ def resumed(net: nn.Module, folder: Path, plan: Plan, device: torch.device) -> R
             run.averaged.load_state_dict(saved["averaged"])
             run.optimiser.load_state_dict(saved["optimiser"])
             run.step, run.seconds, run.curve = saved["step"], saved["seconds"], saved["curve"]
+            run.machine, run.command = saved["machine"], saved["command"]
         except Exception as error:
             raise TrainingError(f"{path}: is no checkpoint of this network ({error}); name another folder") from error
     return run
@@ -130,25 +144,28 @@ def fit(
     if plan.threads:
         torch.set_num_threads(plan.threads)
     dtype = fast_dtype(device)
+    run.machine, run.command = described(device), plan.command
     sums: dict[str, float] = {}
-    count, saved_at = 0, time.monotonic()
+    count, saved_at, last = 0, time.monotonic(), None
     with Progress(transient=True) as progress:
         bar = progress.add_task(title, total=plan.minutes * 60)
         for batch in batches:
             done = min(run.seconds / (plan.minutes * 60), 1.0)
             if done >= 1 or (plan.steps and run.step >= plan.steps):
                 break
-            began = time.monotonic()
+            began = last or time.monotonic()  # waiting for a batch counts, but for the first one
             terms = _step(run, apply, batch.to(device), loss, plan, _rate(plan, run.step, done), dtype)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value
             count += 1
-            took = time.monotonic() - began
+            last = time.monotonic()
+            took = last - began
             run.seconds += took if took < _PAUSE_S else 0.0
             progress.update(bar, completed=run.seconds, description=f"{title} {run.step} loss {terms['loss']:.3f}")
             if time.monotonic() - saved_at > plan.every:
                 _record(run, sums, count, folder, check)
-                sums, count, saved_at = {}, 0, time.monotonic()
+                sums, count = {}, 0
+                saved_at = last = time.monotonic()
     if count:
         _record(run, sums, count, folder, check)
 
@@ -214,6 +231,8 @@ def save(run: Run, folder: Path) -> None:
         "step": run.step,
         "seconds": run.seconds,
         "curve": run.curve,
+        "machine": run.machine,
+        "command": run.command,
     }
     torch.save(saved, folder / "last.tmp")
     os.replace(folder / "last.tmp", folder / "last.pt")  # noqa: PTH105

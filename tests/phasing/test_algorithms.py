@@ -33,7 +33,7 @@ def found(crystals, density, support, recipe):
     return accuracy(align(density, fourier.centre(solver.density)).density, density)
 
 
-@pytest.mark.parametrize("recipe", ["200*DM", "150*SF + 100*ER", "250*CF + 100*ER", "300*ML"])
+@pytest.mark.parametrize("recipe", ["200*DM", "150*SF + 100*ER", "250*CF + 100*ER", "500*ML"])
 def test_every_algorithm_finds_a_known_crystal_in_its_support(crystals, recipe):
     density, support = crystals.faceted(32, radius=7.0, phase=1.0)
     assert found(crystals, density, support, recipe) >= 99.0

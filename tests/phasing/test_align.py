@@ -72,3 +72,14 @@ def test_accuracy_is_the_mean_of_both_agreements(crystals):
     half = density.copy()
     half.reshape(-1)[inside[: len(inside) // 2]] *= -1
     assert accuracy(half, density) == pytest.approx(50, abs=0.1)
+
+
+def test_what_was_empty_stays_empty_between_the_voxels(crystals):
+    density, support = crystals.faceted(24, radius=6.0, phase=1.0)
+    wave = np.fft.fftn(density) * np.exp(-2j * np.pi * 0.5 * np.fft.fftfreq(24))
+    reference = np.fft.ifftn(wave).astype(np.complex64)  # rings all over
+    found = align(reference, np.roll(density, 3, 1))
+    near = support | np.roll(support, 1, 2) | np.roll(support, -1, 2)
+    assert not found.density[~near].any()
+    assert accuracy(found.density, reference) > accuracy(np.roll(density, 1, 2), reference)
+    assert found.correlation > 0.97

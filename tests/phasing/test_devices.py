@@ -49,7 +49,7 @@ def test_a_support_is_found_where_the_object_is(gpu, pattern, options):
     here = shrink_wrap(modulus.copy(), (0.8,) * 3, 0.3, before, **options)
     there = shrink_wrap(arrays.to_device(modulus, gpu), (0.8,) * 3, 0.3, arrays.to_device(before, gpu), **options)
     assert 0 < here.mean() < LARGEST_SHARE
-    assert np.count_nonzero(arrays.to_host(there) != here) <= 1  # of two that are as bright, rounding decides
+    assert np.count_nonzero(arrays.to_host(there) != here) <= 4  # of those as bright as the level, rounding decides
 
 
 @pytest.mark.parametrize(

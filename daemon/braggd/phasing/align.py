@@ -37,7 +37,10 @@ def twin_of(density: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def align(reference: NDArray[np.complex64], other: NDArray[np.complex64]) -> Aligned:
-    """Lay `other` over `reference`: the better twin, shifted by fractions of a voxel, ramp and phase removed."""
+    """Lay `other` over `reference`: the better twin, shifted by fractions of a voxel, ramp and phase removed.
+
+    Where `other` was empty it stays so: between the voxels, what is cut off sharply would ring through the volume.
+    """
     # Moduli alone do not tell the twins of a nearly centrosymmetric crystal apart: the whole object has to agree.
     straight, twin = (_laid_over(reference, candidate) for candidate in (other, twin_of(other)))
     swapped = _overlap(reference, twin) > _overlap(reference, straight)
@@ -146,8 +149,11 @@ def _peak(volume: NDArray[np.floating]) -> tuple[float, float, float]:
 
 
 def _moved(density: NDArray[np.complex64], shift: tuple[float, float, float]) -> NDArray[np.complex64]:
+    there = (density != 0).astype(np.float32)
     wave = scipy.fft.fftn(density)
     for axis, (size, s) in enumerate(zip(density.shape, shift, strict=True)):
         factor = np.exp(-2j * np.pi * s * scipy.fft.fftfreq(size)).astype(np.complex64)
         wave *= np.expand_dims(factor, tuple(a for a in range(3) if a != axis))
-    return np.asarray(scipy.fft.ifftn(wave), np.complex64)
+        whole = int(np.floor(s))
+        there = (1 - (s - whole)) * np.roll(there, whole, axis) + (s - whole) * np.roll(there, whole + 1, axis)
+    return np.where(there >= 0.5, scipy.fft.ifftn(wave), 0).astype(np.complex64)

@@ -76,6 +76,8 @@ class Ensemble:
     seeds: on this pattern's grid, zero frequency at [0, 0, 0]; they go first
     recipe: algorithms of a start; seeded: of one from a seed, if other ones; starts: random ones at most
     searched: starts at low resolution that the seeds come from
+
+    runs: the starts done; solver: of the last one begun, None before the first
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Ensemble:
         self._recipes = parse(seeded or recipe), parse(recipe)
         self.support, self.voxels = first_support(pattern.filled)
         self.runs: list[Run] = []
+        self.solver: Solver | None = None
         self._milestones: list[float] = []
 
     @property
@@ -147,7 +150,7 @@ class Ensemble:
         seeded = number < len(self.seeds)
         origin = self.seeds[number][0] if seeded else "random"
         tightness = _TIGHTNESS[(number if seeded else number - len(self.seeds)) % len(_TIGHTNESS)]
-        solver = self._begin(number)
+        solver = self.solver = self._begin(number)
         lagging = False
         try:
             recipe = self.recipe(number)

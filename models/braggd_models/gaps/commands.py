@@ -59,7 +59,8 @@ def train_gaps(
             bar = progress.add_task("linear guesses", total=crystals)
             guesses = linear.learn(seed + 11, crystals, lambda done: progress.update(bar, completed=done))
         guesses.save(learnt)
-    plan = Plan(minutes=minutes, rate=rate, decay=0.7, threads=threads)
+    command = f"braggd-models train gaps --minutes {minutes:g} --rate {rate:g} --seed {seed}{' --start' * bool(start)}"
+    plan = Plan(minutes=minutes, rate=rate, decay=0.7, threads=threads, command=command)
     run = train(place, linear.Guesses.load(learnt), plan, net=net, seed=seed, workers=workers, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
 

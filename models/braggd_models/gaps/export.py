@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import platform
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,7 +76,6 @@ def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any], 
         + sum(w.size for one in (guesses.logs, guesses.counts) for w in one.values()),
         "weights": "float16",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",
         **card,
     }
     path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
@@ -99,7 +97,8 @@ def export_run(folder: Path, path: Path) -> None:
     card = {
         "data": "simulated crystals (braggd_models.gaps.samples), none measured",
         "seeds": "crystals [0, n], linear guesses [11, n], held out [900000, n]",
-        "command": f"braggd-models train gaps{' --start' * start.exists()}",
+        "command": run.command,
+        "machine": run.machine,
         "start": start.read_text() if start.exists() else "nothing",
         "steps": run.step,
         "minutes": round(run.seconds / 60, 1),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import platform
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ _OPSET = 17
 _LARGEST_MB = 40.0
 
 
-def export(net: SeedNet, path: Path, card: Mapping[str, Any], hypotheses: int = 8) -> None:
+def export(net: SeedNet, path: Path, card: Mapping[str, Any], hypotheses: int = 4) -> None:
     """Write the network and its card.
 
     path: FILE.onnx; FILE.json becomes the card; card: what it says beyond how the network is fed
@@ -67,7 +66,6 @@ def export(net: SeedNet, path: Path, card: Mapping[str, Any], hypotheses: int = 
         "parameters": count(net),
         "weights": "float16",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}",
         **card,
     }
     path.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
@@ -84,7 +82,8 @@ def export_run(folder: Path, path: Path) -> None:
     card = {
         "data": "simulated crystals (braggd_models.phasing.crystals), none measured",
         "seeds": f"crystals 1000000007 seed + n, held out {HELD_SEED}",
-        "command": "braggd-models train phase",
+        "command": run.command,
+        "machine": run.machine,
         "training steps": run.step,
         "minutes": round(run.seconds / 60, 1),
         "scores": "accuracy in percent of held-out low-resolution crystals, 2 pi to 5 pi, some with gaps; losses",

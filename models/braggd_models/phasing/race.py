@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from braggd.config import Config, InferenceConfig, PhasingConfig
 from braggd.phasing import fourier
+from braggd.phasing.arrays import to_host
 from braggd.phasing.ensemble import Ensemble
 from braggd.phasing.pattern import prepare, withheld_voxels
 from braggd.phasing.retrieve import warm_up
 from braggd_models.benchmarks import table
 from braggd_models.phasing.score import SOLVED
-from braggd_models.phasing.study import Case, amplitude_of, predicted_for, score
+from braggd_models.phasing.study import BASELINE, ONE_RUN, Case, amplitude_of, predicted_for, score
 from braggd_models.simulate.pattern import Simulated
 
-_RECIPE = "200*HIO + 300*RAAR + 200*ER"
-_STARTS = 6  # at most
+SHAPE = (128, 128, 128)
+"""Of the patterns: the largest that the daemon phases unless told otherwise."""
+
+_STARTS = 4  # at most
+_EVERY = 20  # iterations between two looks at the object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """Seconds until a start came to SOLVED, those before it counted in; infinite where none did.
+    """Seconds until an object came to SOLVED, starts in vain counted in, looks at it not; infinite where none did.
 
     network: the first start began with the network's object, whose time is counted in, the others at random
     random: all began at random
@@ -36,12 +40,16 @@ class Finish:
     random: float
 
 
+class _SolvedError(Exception):
+    """Thrown through a start that came to the object; holds the seconds."""
+
+
 def race(chosen: Sequence[Case], model: str = "auto") -> Iterator[Finish]:
-    """Solve the cases both ways; model: the network's file."""
+    """Solve the cases both ways, at full resolution; model: the network's file."""
     config = Config(inference=InferenceConfig(phase_model=model))
     warm_up(config.phasing)
     for case in chosen:
-        truth = case.simulate()
+        truth = replace(case, shape=SHAPE).simulate()
         predicted = predicted_for(truth, config)
         seeds = [] if predicted.density is None else [("network", fourier.corner(predicted.density))]
         yield Finish(case=case, network=predicted.seconds + _solved(truth, seeds), random=_solved(truth, []))
@@ -49,18 +57,27 @@ def race(chosen: Sequence[Case], model: str = "auto") -> Iterator[Finish]:
 
 def _solved(truth: Simulated, seeds: Sequence[tuple[str, NDArray[np.complex64]]]) -> float:
     amplitude, valid = amplitude_of(truth)
-    config = PhasingConfig()
+    config: PhasingConfig = BASELINE
     withheld = withheld_voxels(amplitude, valid, config.free_fraction, config.seed)
-    begun = time.perf_counter()
-    pattern = prepare(amplitude, valid, None, withheld)
-    ensemble = Ensemble(pattern, config, seeds, recipe=_RECIPE, starts=_STARTS)
-    spent = time.perf_counter() - begun
-    for _ in range(_STARTS):
-        begun = time.perf_counter()
-        run = ensemble.start(lambda _: None)
-        spent += time.perf_counter() - begun
-        if score(fourier.centre(run.solver.density), truth) >= SOLVED:
-            return spent
+    begun, looking = time.perf_counter(), 0.0
+    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), config, seeds, recipe=ONE_RUN, starts=_STARTS)
+
+    def look(done: int) -> None:
+        nonlocal looking
+        if done % _EVERY or ensemble.solver is None:
+            return
+        density, support = (to_host(array) for array in (ensemble.solver.density, ensemble.solver.support))
+        now = time.perf_counter()
+        solved = score(fourier.centre(np.where(support, density, 0).astype(np.complex64)), truth) >= SOLVED
+        if solved:
+            raise _SolvedError(now - begun - looking)
+        looking += time.perf_counter() - now
+
+    try:
+        for _ in range(_STARTS):
+            ensemble.start(look)
+    except _SolvedError as found:
+        return float(found.args[0])
     return float("inf")
 
 
@@ -79,7 +96,11 @@ def report(finishes: Sequence[Finish]) -> str:
         "solved from the network",
         "at random",
     )
-    return f"Starts of {_RECIPE}, {_STARTS} at most; medians.\n\n{table(head, rows)}"
+    shape = " x ".join(map(str, SHAPE))
+    return (
+        f"{shape} voxels, starts of {ONE_RUN} at full resolution, {_STARTS} at most, the object looked at every "
+        f"{_EVERY} iterations; medians. The network's time is counted in.\n\n{table(head, rows)}"
+    )
 
 
 def _row(name: str, group: Sequence[Finish]) -> tuple[object, ...]:

@@ -70,7 +70,7 @@ class SeedNet(nn.Module):
     plain = ("net.head",)  # left to AdamW by the optimiser
     start: Tensor
 
-    def __init__(self, widths: tuple[int, ...] = (64, 192), steps: int = 12) -> None:
+    def __init__(self, widths: tuple[int, ...] = (112, 320), steps: int = 12) -> None:
         super().__init__()
         self.steps = steps
         self.net = UNet(5 * 8, 2 * 8, widths)

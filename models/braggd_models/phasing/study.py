@@ -46,26 +46,34 @@ LOW_RANGES = (0.3, 1.0, 2.0)
 
 _SEED = 40_000
 _GAP, _BESIDE = 6, 20
-_BASELINE = PhasingConfig(coherence=False)
-_ONE_RUN = "400*HIO + 1000*RAAR + 300*ER"
+BASELINE = PhasingConfig(coherence=False)
+"""What plain iterations are done with: a coherent beam, as the crystals are simulated."""
+
+ONE_RUN = "400*HIO + 1000*RAAR + 300*ER"
+"""The thesis's recipe of one run."""
+
 _AFTER = parse("300*ER")
 _BORDER = 2  # voxels from the support's border that may change while the network's object is refined
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One crystal at one phase range, rad; crystals: shapes to choose from, all if none are named."""
+    """One crystal at one phase range, rad; crystals: shapes to choose from, all if none are named.
+
+    shape: of the pattern, voxels
+    """
 
     number: int
     strain: str
     phase_range: float
     crystals: tuple[str, ...] = ()
+    shape: tuple[int, int, int] = (64, 64, 64)
 
     def simulate(self) -> Simulated:
         """The scan: any shape, oversampling 2 to 5, peak of 1e4 to 1e6 photons, Poisson noise, a little background."""
         return random_crystal(
             _SEED + self.number,
-            shape=(64, 64, 64),
+            shape=self.shape,
             crystal=self.crystals or tuple(KINDS),
             strain=self.strain,
             phase_range=(self.phase_range, self.phase_range),
@@ -143,8 +151,8 @@ def _one_run(truth: Simulated, config: Config) -> Made:
     """400 HIO + 1000 RAAR + 300 ER from random phases."""
     amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
-    withheld = withheld_voxels(amplitude, valid, _BASELINE.free_fraction, _BASELINE.seed)
-    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), _BASELINE, recipe=_ONE_RUN, starts=1)
+    withheld = withheld_voxels(amplitude, valid, BASELINE.free_fraction, BASELINE.seed)
+    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), BASELINE, recipe=ONE_RUN, starts=1)
     return fourier.centre(ensemble.start(lambda _: None).solver.density), time.perf_counter() - begun
 
 
@@ -155,7 +163,7 @@ def _refined(truth: Simulated, config: Config) -> Made:
         return None, seconds
     amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
-    phasing = msgspec.structs.replace(_BASELINE, support_border=_BORDER)
+    phasing = msgspec.structs.replace(BASELINE, support_border=_BORDER)
     withheld = withheld_voxels(amplitude, valid, phasing.free_fraction, phasing.seed)
     whole = prepare(amplitude, valid, None, withheld)
     solver = solver_for(whole, fourier.corner(density), fourier.corner(support), None, phasing)

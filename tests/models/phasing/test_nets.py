@@ -55,7 +55,7 @@ def stirred(net):
         (rspnets.outer_patch, 3.4),
         (literature.ComplexUNet, 36.0),
         (literature.TwoDecoders, 10.5),
-        (SeedNet, 2.7),
+        (SeedNet, 7.58),
     ],
 )
 def test_networks_have_the_parameters_that_they_are_said_to_have(build, millions):

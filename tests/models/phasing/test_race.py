@@ -12,7 +12,8 @@ CASE = Case(number=1, strain="cosines", phase_range=9.0)
 
 
 def test_a_start_from_the_truth_is_there_first(monkeypatch):
-    monkeypatch.setattr(race, "_RECIPE", "20*RAAR + 20*ER")
+    monkeypatch.setattr(race, "ONE_RUN", "20*RAAR + 20*ER")
+    monkeypatch.setattr(race, "SHAPE", (64, 64, 64))
     monkeypatch.setattr(race, "_STARTS", 2)
 
     def oracle(truth, config):
