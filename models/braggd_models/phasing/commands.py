@@ -40,7 +40,8 @@ def train_phase(
         raise typer.BadParameter(f"{net}: choose one of {', '.join(NETS)}", param_hint="--net")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     place = folder or FOLDER / f"phase-{net}"
-    command = f"braggd-models train phase --minutes {minutes:g} --rate {rate:g} --decay {decay:g} --batch {batch} --seed {seed}"
+    command = f"braggd-models train phase --minutes {minutes:g} --rate {rate:g} --decay {decay:g} --seed {seed}"
+    command += f" --batch {batch}" if batch else ""
     plan = Plan(minutes=minutes, rate=rate, decay=decay, threads=threads, command=command)
     run = train(place, net, plan, batch=batch, seed=seed, workers=workers, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
