@@ -21,9 +21,11 @@ from braggd.phasing import fourier
 from braggd.phasing.align import accuracy, align
 from braggd.phasing.ensemble import Ensemble, Run, measured, refine, solver_for
 from braggd.phasing.improve import improved
-from braggd.phasing.pattern import prepare, withheld_voxels
+from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.recipe import parse
+from braggd.phasing.reduced import Reduced
 from braggd.phasing.retrieve import Seed, merge, retrieve
+from braggd.phasing.support import typical
 from braggd.scan.hot import trusted
 from braggd_models.benchmarks import table
 from braggd_models.simulate.dataset import random_crystal
@@ -53,6 +55,8 @@ ONE_RUN = "400*HIO + 1000*RAAR + 300*ER"
 """The thesis's recipe of one run."""
 
 _AFTER = parse("300*ER")
+_COARSELY_AFTER = parse("200*ER"), parse("100*ER")
+_INSIDE = 0.3  # of the typical modulus: where the object is taken to be once it is sampled coarsely
 _BORDER = 2  # voxels from the support's border that may change while the network's object is refined
 
 
@@ -157,7 +161,8 @@ def _one_run(truth: Simulated, config: Config) -> Made:
 
 
 def _refined(truth: Simulated, config: Config) -> Made:
-    """The `dl` stage, and 300 ER whose support changes at its border only."""
+    """The `dl` stage, and 300 ER whose support changes at its border only; of a large pattern, 200 of them sampled
+    as coarsely as the crystal allows."""
     density, support, seconds = dl_for(truth, config)
     if density is None or support is None:
         return None, seconds
@@ -166,10 +171,27 @@ def _refined(truth: Simulated, config: Config) -> Made:
     phasing = msgspec.structs.replace(BASELINE, support_border=_BORDER)
     withheld = withheld_voxels(amplitude, valid, phasing.free_fraction, phasing.seed)
     whole = prepare(amplitude, valid, None, withheld)
-    solver = solver_for(whole, fourier.corner(density), fourier.corner(support), None, phasing)
-    start = Run(origin="network", number=0, tightness=1.0, solver=solver, quality=measured(solver, whole))
-    solver = refine(start, None, whole, _AFTER, phasing, lambda _: None, start.tightness).solver
-    return fourier.centre(solver.density), seconds + time.perf_counter() - begun
+    coarse = Reduced.full(whole, phasing.free_fraction, phasing.seed)
+    density, support = fourier.corner(density), fourier.corner(support)
+    run, last = _begun(density, support, whole, phasing), _AFTER
+    if coarse is not None:
+        first, last = _COARSELY_AFTER
+        lowered = coarse.lower(density)
+        inside = np.abs(lowered) > _INSIDE * typical(np.abs(lowered).ravel())
+        run = refine(
+            _begun(lowered, inside, coarse.pattern, phasing), None, coarse.pattern, first, phasing, _unseen, 1.0
+        )
+    run = refine(run, coarse, whole, last, phasing, _unseen, 1.0)
+    return fourier.centre(run.solver.density), seconds + time.perf_counter() - begun
+
+
+def _begun(density: NDArray[np.complex64], support: NDArray[np.bool_], pattern: Pattern, config: PhasingConfig) -> Run:
+    solver = solver_for(pattern, density, support, None, config)
+    return Run(origin="network", number=0, tightness=1.0, solver=solver, quality=measured(solver, pattern))
+
+
+def _unseen(_done: int) -> None:
+    """Nobody follows these iterations."""
 
 
 def _ensemble(truth: Simulated, config: Config) -> Made:
