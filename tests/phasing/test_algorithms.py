@@ -2,8 +2,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from braggd.phasing import fourier, plain, projections
+from braggd.phasing import coherence, fourier, plain, projections
 from braggd.phasing.align import accuracy, align
 from braggd.phasing.likelihood import Likelihood
 from braggd.phasing.recipe import parse
@@ -191,3 +192,22 @@ def _arrays():
         "slopes": random.normal(size=size).astype(np.float32),
         "positive": random.exponential(size=size).astype(np.float32),
     }
+
+
+@pytest.mark.parametrize("recipe", ["3*HIO + 60*ER", "5*DETWIN + 45*ER + 5*RAAR + 15*ER"])
+@pytest.mark.parametrize("options", [{}, {"uniformity": 0.6}])
+def test_leaving_out_what_is_empty_changes_nothing(crystals, recipe, options, monkeypatch):
+    density, support = crystals.faceted(32, radius=5.0, phase=1.0)
+    target = fourier.corner(np.abs(crystals.wave_of(density)).astype(np.float32))
+    about = fourier.corner(ndimage.binary_dilation(support, iterations=2))
+    start, ends, boxes = random_wave(density.shape, seed=3) * about, [], []
+    find = fourier.box_about
+    for look in (lambda support: boxes.append(find(support)) or boxes[-1], lambda support: None):
+        monkeypatch.setattr(fourier, "box_about", look)
+        solver = Solver(target, start.copy(), about, coherence.START)
+        solver.run(parse(recipe), Schedule(**options), lambda _: None)
+        ends.append((solver.density, solver.support, solver.measure()[0]))
+    assert any(box is not None for box in boxes)
+    np.testing.assert_array_equal(ends[0][1], ends[1][1])
+    np.testing.assert_allclose(ends[0][0], ends[1][0], atol=2e-3 * np.abs(ends[1][0]).max())
+    assert ends[0][2] == pytest.approx(ends[1][2], rel=1e-2)

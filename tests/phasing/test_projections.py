@@ -41,6 +41,33 @@ def test_transforms_are_numpys(shape, library, monkeypatch):
     np.testing.assert_allclose(back, there, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(16, 16, 16), (12, 20, 18), (15, 21, 27)])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (-2, -3, 4), (5, -1, -2)])
+def test_lines_without_anything_need_no_transform(shape, shift):
+    support = np.zeros(shape, bool)
+    support[:5, :4, :6] = True
+    support[2, 2, 2] = False
+    support = np.roll(support, shift, (0, 1, 2))
+    box = fourier.box_about(support)
+    for place, at in zip(box, np.nonzero(support), strict=True):
+        assert sorted(i for part in place for i in range(part.start, part.stop)) == sorted(set(at))
+    wave = random_wave(shape)
+    there = np.where(support, wave, 0).astype(np.complex64)
+    fourier.forward(there, there, box)
+    np.testing.assert_allclose(there, np.fft.fftn(np.where(support, wave, 0)), atol=1e-3)
+    back = np.empty_like(wave)
+    fourier.inverse(wave, back, box)
+    np.testing.assert_allclose(back[support], np.fft.ifftn(wave)[support], atol=1e-5)
+
+
+def test_a_box_that_saves_nothing_is_none():
+    assert fourier.box_about(np.ones((8, 8, 8), bool)) is None
+    assert fourier.box_about(np.zeros((8, 8, 8), bool)) is None
+    slab = np.zeros((8, 8, 8), bool)
+    slab[:2] = True
+    assert fourier.box_about(slab) is None  # along the first axis all lines have something
+
+
 def test_a_shape_keeps_its_library():
     chosen = fourier.library((104, 100, 100))
     assert chosen in fourier.LIBRARIES

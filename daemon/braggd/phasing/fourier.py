@@ -4,9 +4,12 @@ Sign and scale are numpy's: `forward` is exp(-2 pi i k.x / n) without a factor, 
 the zero frequency at [0, 0, 0]; `corner` and `centre` move it there and back.
 
 Arrays on a GPU are transformed there, by cuFFT; others by mkl_fft or scipy.fft, whichever is faster for the shape on
-this machine, and scipy.fft where there is no mkl_fft (it is for x86-64). MKL and OpenMP threads spin while they wait,
-and two libraries that both spin slow each other down: the process that phases should be started with
-OMP_WAIT_POLICY=passive in its environment, since it is read once, when the libraries are loaded.
+this machine, and scipy.fft where there is no mkl_fft (it is for x86-64). An object that is nothing outside a box, or is
+wanted only within one, is transformed axis by axis: along the first two, most lines need no transform.
+
+MKL and OpenMP threads spin while they wait, and two libraries that both spin slow each other down: the process that
+phases should be started with OMP_WAIT_POLICY=passive in its environment, since it is read once, when the libraries are
+loaded.
 """
 
 from __future__ import annotations
@@ -32,26 +35,51 @@ except ImportError:  # not x86-64
 
 Transform = Callable[[NDArray[np.complex64], NDArray[np.complex64], bool], None]
 
+Box = tuple[tuple[slice, ...], tuple[slice, ...], tuple[slice, ...]]
+"""A part of a periodic volume: along each axis one slice, or two where it goes beyond the border."""
+
 _WORTH_MEASURING = 1_000_000  # voxels
 _REPEATS = 4
 _BY_FAR = 0.85
+_LINES = 0.75  # share of the lines to transform up to which a box saves time
 _log = logging.getLogger(__name__)
 
 
-def forward(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> None:
+def forward(source: NDArray[np.complex64], target: NDArray[np.complex64], box: Box | None = None) -> None:
     """Fourier transform `source` into `target`, which may be the same array.
 
     source, target: (z, y, x) complex64, C-contiguous, zero frequency at [0, 0, 0]
+    box: outside it the source is 0; None: it may be anything anywhere
     """
-    _transform(source, target, back=False)
+    _transform(source, target, box, back=False)
 
 
-def inverse(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> None:
+def inverse(source: NDArray[np.complex64], target: NDArray[np.complex64], box: Box | None = None) -> None:
     """Transform `source` back into `target`, which may be the same array.
 
     source, target: (z, y, x) complex64, C-contiguous, zero frequency at [0, 0, 0]
+    box: outside it the target is undefined afterwards; None: it is right everywhere
     """
-    _transform(source, target, back=True)
+    _transform(source, target, box, back=True)
+
+
+def box_about(support: NDArray[np.bool_]) -> Box | None:
+    """The smallest box of a periodic volume that holds a support; None where it would save nothing.
+
+    support: (z, y, x), in main memory
+    """
+    found, shares = [], []
+    for axis, size in enumerate(support.shape):
+        filled = np.flatnonzero(support.any(axis=tuple(a for a in range(3) if a != axis)))
+        if not filled.size:
+            return None
+        empty = np.diff(filled, append=filled[0] + size)
+        last = int(np.argmax(empty))  # after which the longest stretch of nothing begins
+        start, stop = int(filled[(last + 1) % filled.size]), int(filled[last]) + 1
+        found.append((slice(start, stop),) if start < stop else (slice(0, stop), slice(start, size)))
+        shares.append((size - int(empty[last]) + 1) / size)
+    z, y, x = found
+    return (z, y, x) if 1 + shares[2] * (1 + shares[1]) <= 3 * _LINES else None
 
 
 @lru_cache(maxsize=64)
@@ -78,11 +106,13 @@ def library(shape: tuple[int, ...]) -> str:
     return chosen
 
 
-def _transform(source: NDArray[np.complex64], target: NDArray[np.complex64], *, back: bool) -> None:
-    if isinstance(source, np.ndarray):
-        LIBRARIES[library(source.shape)](source, target, back)
-    else:
+def _transform(source: NDArray[np.complex64], target: NDArray[np.complex64], box: Box | None, *, back: bool) -> None:
+    if not isinstance(source, np.ndarray):
         importlib.import_module("braggd.phasing.cuda").transform(source, target, back=back)
+    elif box is not None:
+        _by_axes(source, target, back, box)
+    else:
+        LIBRARIES[library(source.shape)](source, target, back)
 
 
 def corner(array: NDArray[Any]) -> NDArray[Any]:
@@ -139,6 +169,26 @@ def _scipy(source: NDArray[np.complex64], target: NDArray[np.complex64], back: b
     result = (scipy.fft.ifftn if back else scipy.fft.fftn)(target, workers=cores(), overwrite_x=True)
     if not np.shares_memory(result, target):
         np.copyto(target, result)
+
+
+def _by_axes(source: NDArray[np.complex64], target: NDArray[np.complex64], back: bool, box: Box) -> None:
+    """One axis after the other; the last one, whose lines lie together in memory, by MKL, which is fastest there."""
+    if source is not target:
+        np.copyto(target, source)
+    _, rows, columns = box
+    passes = [
+        (0, [target[:, row, column] for row in rows for column in columns]),
+        (1, [target[:, :, column] for column in columns]),
+        (2, [target]),
+    ]
+    for axis, parts in reversed(passes) if back else passes:
+        for part in parts:
+            if axis == 2 and mkl_fft is not None:
+                (mkl_fft.ifft if back else mkl_fft.fft)(part, axis=axis, out=part)
+                continue
+            made = (scipy.fft.ifft if back else scipy.fft.fft)(part, axis=axis, overwrite_x=True, workers=cores())
+            if not np.may_share_memory(made, part):
+                part[...] = made
 
 
 LIBRARIES: dict[str, Transform] = {"scipy": _scipy}

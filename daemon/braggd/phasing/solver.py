@@ -31,6 +31,9 @@ from braggd.phasing.projections import (
 from braggd.phasing.recipe import DETWIN, Block, iterations
 from braggd.phasing.support import half, shrink_wrap, solid
 
+_CONFINED = {"ER", DETWIN}
+"""What leaves nothing outside the support."""
+
 _FORGETFUL = {"CF", DETWIN, *(name for name, (keep, _) in MIXTURES.items() if keep == 0)}
 
 _UNEVEN_FROM = 0.85  # share of the iterations after which the object's modulus is its own
@@ -126,10 +129,13 @@ class Solver:
         self.soft, self.phase_limit = soft, phase_limit
         self._likelihood: Likelihood | None = None
         self._solid: tuple[NDArray[np.int64], NDArray[np.float32]] | None = None
+        self._confined = False  # the density to its support
+        self._boxed: tuple[NDArray[np.bool_], fourier.Box | None] | None = None
 
     def run(self, recipe: tuple[Block, ...], schedule: Schedule, check: Callable[[int], None]) -> None:
         """Iterate; `check` is called with the number of the iteration, and may raise to give up."""
         total, done = iterations(recipe), 0
+        self._confined = False
         for block in recipe:
             for _ in range(block.count):
                 fitted = self.kernels is not None and done >= schedule.coherence_from
@@ -221,7 +227,11 @@ class Solver:
         else:
             # what does not look back on the density before can do without a second array
             projected = self.density if algorithm in _FORGETFUL else self._wave
-            self._project(self.density, projected, blurred=blurred)
+            before = self._box() if self._confined else None
+            # what looks at all of the object, to find where it is, needs all of it
+            within = algorithm in _CONFINED and wrap is None and not (evenness and self._solid is None)
+            after = self._box() if within else None
+            self._project(self.density, projected, before, after, blurred=blurred)
             if evenness:
                 self._even_out(projected, evenness)
         support = self.support
@@ -237,6 +247,7 @@ class Solver:
             difference_map(self.density, projected, self._other, inside)
         elif algorithm != "ML":
             update(self.density, projected, inside, "ER" if algorithm == DETWIN else algorithm)
+        self._confined = algorithm in _CONFINED and wrap is None
         self.support = support
 
     def _even_out(self, projected: NDArray[np.complex64], evenness: float) -> None:
@@ -261,9 +272,28 @@ class Solver:
             inside = within_phase(projected, inside, self.phase_limit)
         return inside
 
-    def _project(self, density: NDArray[np.complex64], out: NDArray[np.complex64], *, blurred: bool) -> None:
-        """Onto the measured modulus; out may be density."""
-        fourier.forward(density, out)
+    def _box(self) -> fourier.Box | None:
+        """About the support; None on a GPU, where lines left out save nothing."""
+        if not isinstance(self.support, np.ndarray):
+            return None
+        if self._boxed is None or self._boxed[0] is not self.support:
+            self._boxed = self.support, fourier.box_about(self.support)
+        return self._boxed[1]
+
+    def _project(
+        self,
+        density: NDArray[np.complex64],
+        out: NDArray[np.complex64],
+        before: fourier.Box | None = None,
+        after: fourier.Box | None = None,
+        *,
+        blurred: bool,
+    ) -> None:
+        """Onto the measured modulus; out may be density.
+
+        before: outside it the density is 0; after: outside it nothing is wanted of what comes out
+        """
+        fourier.forward(density, out, before)
         if blurred and self.kernels is not None:
             intensity(out, self._coherent)
             convolve(self._coherent, self._blurred, self.kernels)
@@ -272,7 +302,7 @@ class Solver:
             project_modulus(out, self.target)
         if self.soft is not None:
             pull(out, self.soft.places, self.soft.amplitudes, self.soft.weight)
-        fourier.inverse(out, out)
+        fourier.inverse(out, out, after)
 
     def _descend(self, *, blurred: bool) -> NDArray[np.complex64]:
         now = (self.target, self.density, self.support, self.kernels if blurred else None)
@@ -289,7 +319,7 @@ class Solver:
     def _calculate(self) -> NDArray[np.float32]:
         """The coherent intensity of the object within its support."""
         supported(self.density, self.support, self._wave)
-        fourier.forward(self._wave, self._wave)
+        fourier.forward(self._wave, self._wave, self._box())
         intensity(self._wave, self._coherent)
         return self._coherent
 

@@ -24,7 +24,7 @@ SHAPE = (128, 128, 128)
 """Of the patterns: the largest that the daemon phases unless told otherwise."""
 
 _STARTS = 4  # at most
-_EVERY = 20  # iterations between two looks at the object
+_OFTEN, _UNTIL, _SELDOM = 20, 200, 100  # iterations between two looks at the object, at first, and later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ def _solved(truth: Simulated, seeds: Sequence[tuple[str, NDArray[np.complex64]]]
 
     def look(done: int) -> None:
         nonlocal looking
-        if done % _EVERY or ensemble.solver is None:
+        if done % (_OFTEN if done <= _UNTIL else _SELDOM) or ensemble.solver is None:
             return
         density, support = (to_host(array) for array in (ensemble.solver.density, ensemble.solver.support))
         now = time.perf_counter()
@@ -99,7 +99,8 @@ def report(finishes: Sequence[Finish]) -> str:
     shape = " x ".join(map(str, SHAPE))
     return (
         f"{shape} voxels, starts of {ONE_RUN} at full resolution, {_STARTS} at most, the object looked at every "
-        f"{_EVERY} iterations; medians. The network's time is counted in.\n\n{table(head, rows)}"
+        f"{_OFTEN} iterations, after {_UNTIL} of them every {_SELDOM}; medians. The network's time is counted in.\n\n"
+        f"{table(head, rows)}"
     )
 
 
