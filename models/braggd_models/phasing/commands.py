@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track
 
-from braggd.config import PhasingConfig
+from braggd.config import Config, InferenceConfig, PhasingConfig
 from braggd_models.benchmarks import machine, replace_section
 
 FOLDER = Path("models/runs")
@@ -65,13 +65,14 @@ def score_phases(
     ranges: Annotated[str, typer.Option(help="Phase ranges in units of pi, by commas; empty: half to 5.")] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only that one; may be repeated.")] = None,
     model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
-    part: Annotated[str, typer.Option(help="ranges, race, low-strain or times.")] = "ranges",
+    part: Annotated[str, typer.Option(help="ranges, race, low-strain, times or measured.")] = "ranges",
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file.")] = Path("models/BENCHMARKS.md"),
 ) -> None:
     """Compare the network that predicts phases with plain iterations.
 
     ranges: accuracy against the phase range; race: how soon a crystal is solved; low-strain: crystals without a centre
-    of symmetry that are hardly strained; times: of the network, for the shapes in the thesis's Table 4.2
+    of symmetry that are hardly strained; times: of the network, for the shapes in the thesis's Table 4.2; measured:
+    the shipped scan
     """
     import math
 
@@ -86,8 +87,19 @@ def score_phases(
     if part == "times":
         write("time", "phases times", study.times(study.SHAPES, model))
         return
+    if part == "measured":
+        from braggd_models.phasing.measured import compared
+
+        write(
+            "the measured scan",
+            "phases measured",
+            compared("example", Config(inference=InferenceConfig(phase_model=model))),
+        )
+        return
     if part not in ("ranges", "race", "low-strain"):
-        raise typer.BadParameter(f"{part}: choose one of ranges, race, low-strain, times", param_hint="--part")
+        raise typer.BadParameter(
+            f"{part}: choose one of ranges, race, low-strain, times, measured", param_hint="--part"
+        )
     methods = method or list(study.METHODS)
     for name in methods:
         if name not in study.METHODS:

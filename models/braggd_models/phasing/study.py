@@ -155,19 +155,39 @@ def _one_run(truth: Simulated, config: Config) -> Made:
     """400 HIO + 1000 RAAR + 300 ER from random phases."""
     amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
-    withheld = withheld_voxels(amplitude, valid, BASELINE.free_fraction, BASELINE.seed)
-    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), BASELINE, recipe=ONE_RUN, starts=1)
-    return fourier.centre(ensemble.start(lambda _: None).solver.density), time.perf_counter() - begun
+    (run,) = plain_runs(amplitude, valid, 1)
+    return fourier.centre(run.solver.density), time.perf_counter() - begun
 
 
 def _refined(truth: Simulated, config: Config) -> Made:
-    """The `dl` stage, and 300 ER whose support changes at its border only; of a large pattern, 200 of them sampled
-    as coarsely as the crystal allows."""
+    """The `dl` stage and 300 ER."""
     density, support, seconds = dl_for(truth, config)
     if density is None or support is None:
         return None, seconds
     amplitude, valid = amplitude_of(truth)
     begun = time.perf_counter()
+    run = polished(density, support, amplitude, valid)
+    return fourier.centre(run.solver.density), seconds + time.perf_counter() - begun
+
+
+def plain_runs(amplitude: NDArray[np.float32], valid: NDArray[np.bool_], number: int) -> list[Run]:
+    """Runs of ONE_RUN from random phases, each to its end; amplitude, valid: as `retrieve` takes them."""
+    withheld = withheld_voxels(amplitude, valid, BASELINE.free_fraction, BASELINE.seed)
+    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), BASELINE, recipe=ONE_RUN, starts=number)
+    return [ensemble.start(_unseen) for _ in range(number)]
+
+
+def polished(
+    density: NDArray[np.complex64],
+    support: NDArray[np.bool_],
+    amplitude: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+) -> Run:
+    """An object after 300 ER whose support changes at its border only.
+
+    density, support: (z, y, x), their middle at n // 2; amplitude, valid: as `retrieve` takes them
+    Of a large pattern, 200 of the iterations are done on it sampled as coarsely as the crystal allows.
+    """
     phasing = msgspec.structs.replace(BASELINE, support_border=_BORDER)
     withheld = withheld_voxels(amplitude, valid, phasing.free_fraction, phasing.seed)
     whole = prepare(amplitude, valid, None, withheld)
@@ -178,11 +198,9 @@ def _refined(truth: Simulated, config: Config) -> Made:
         first, last = _COARSELY_AFTER
         lowered = coarse.lower(density)
         inside = np.abs(lowered) > _INSIDE * typical(np.abs(lowered).ravel())
-        run = refine(
-            _begun(lowered, inside, coarse.pattern, phasing), None, coarse.pattern, first, phasing, _unseen, 1.0
-        )
-    run = refine(run, coarse, whole, last, phasing, _unseen, 1.0)
-    return fourier.centre(run.solver.density), seconds + time.perf_counter() - begun
+        run = _begun(lowered, inside, coarse.pattern, phasing)
+        run = refine(run, None, coarse.pattern, first, phasing, _unseen, 1.0)
+    return refine(run, coarse, whole, last, phasing, _unseen, 1.0)
 
 
 def _begun(density: NDArray[np.complex64], support: NDArray[np.bool_], pattern: Pattern, config: PhasingConfig) -> Run:
