@@ -15,7 +15,7 @@ def test_all_objects_are_set_beside_the_final_one(monkeypatch):
         shape=(48, 48, 48), recipe=SHORT, quick=SHORT, seeded=SHORT, refine="40*RAAR + 20*ER", prolong="", starts=2
     )
     text = compared("example", Config(phasing=phasing), runs=2)
-    found = re.findall(r"^\| (\S.*?) \| (-|[\d.]+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    found = re.findall(r"^\| (\S.*?) \| (-|\d\S*) \| (\d\S*) \|$", text, re.MULTILINE)
     rows = {name: (llk, float(with_final)) for name, llk, with_final in found}
     assert list(rows) == ["network", "dl", "dl + 300 ER", "run 1", "run 2"]
     assert rows["network"][0] == "-"
