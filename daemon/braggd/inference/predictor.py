@@ -5,8 +5,8 @@ frequency at EDGE // 2. Outputs: `wave`, float32 (batch, 2, EDGE, EDGE, EDGE), r
 float32 (batch,), how badly an object in a compact support explains the moduli. The card, a JSON file beside the
 network, must hold `format` (FORMAT), and may hold `hypotheses`: of how many mirror images the network is asked (1, 2, 4
 or 8, default 4). A crystal's mirror image gives the mirrored pattern, but no network knows that exactly: each answer is
-another guess. Their mean is taken, each turned to the twin that the first one shows: on simulated crystals it was
-better than the one with the least misfit, which hardly goes with the accuracy while answers are blurred.
+another guess. The mean is taken of the one with the least misfit and those about as good, each turned to the twin that
+the first one shows: on simulated crystals it was better than the mean of all, and than the best one alone.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ FORMAT = 1
 
 Floats = NDArray[np.float32]
 Complex = NDArray[np.complex64]
+
+_AS_GOOD = 1.2  # times the least misfit
 
 _Number = TypeVar("_Number", bound=np.generic)
 
@@ -57,7 +59,7 @@ class Predictor:
         return cls(session, hypotheses)
 
     def ask(self, intensity: Floats, measured: Floats) -> tuple[Complex, float]:
-        """The mean wave of all mirror images, (EDGE, EDGE, EDGE), and their mean misfit.
+        """The mean wave of the best mirror images, (EDGE, EDGE, EDGE), and their mean misfit.
 
         Raises ModelError where the network fails or makes no sense.
         """
@@ -74,7 +76,8 @@ class Predictor:
         if not (np.isfinite(waves).all() and np.isfinite(misfits).all()):
             raise ModelError(f"{model}: returns values that are not finite; train or export it again")
         answers = (waves[:, 0] + 1j * waves[:, 1]).astype(np.complex64)
-        return _mean([mirrored(wave, axes) for wave, axes in zip(answers, mirrors, strict=True)]), float(misfits.mean())
+        good = [number for number in np.argsort(misfits) if misfits[number] <= _AS_GOOD * misfits.min()]
+        return _mean([mirrored(answers[number], mirrors[number]) for number in good]), float(misfits[good].mean())
 
 
 def _mean(answers: Sequence[Complex]) -> Complex:
