@@ -27,6 +27,20 @@ def test_a_gpu_that_is_not_there_is_said_in_one_sentence():
         arrays.choose("cuda")
 
 
+def test_what_is_left_of_an_uninstalled_cupy_is_no_gpu(tmp_path, monkeypatch):
+    (tmp_path / "cupy").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    arrays._fault.cache_clear()
+    try:
+        if importlib.util.find_spec("cupy").origin is not None:
+            pytest.skip("CuPy is installed")
+        assert arrays.choose("auto") == "cpu"
+    finally:
+        arrays._fault.cache_clear()
+        sys.modules.pop("cupy", None)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed")
 def test_the_cpu_does_without_cupy():
     from braggd.phasing import coherence, likelihood, solver  # noqa: F401

@@ -57,7 +57,7 @@ def test_voxels_that_are_withheld_have_no_part_in_the_refinement(crystals):
         lambda _: None
     )
     one, other = (
-        refine(start, None, prepare(seen, valid, None, free), parse("9*RAAR + 9*ER"), CONFIG, lambda _: None, 1.0)
+        refine(start, prepare(seen, valid, None, free), parse("9*RAAR + 9*ER"), CONFIG, lambda _: None, 1.0)
         for seen in (amplitude, spoiled)
     )
     np.testing.assert_allclose(one.solver.density, other.solver.density, atol=1e-4)

@@ -61,7 +61,7 @@ def test_starts_that_agree_are_merged_into_an_object_as_good_as_the_best(crystal
     assert merged.metrics["merged"] >= 2
     assert merged.metrics["repeatability"] > 0.95
     assert merged.metrics["mode_share"] > 0.9
-    assert merged.metrics["free_llk"] <= found.metrics["free_llk"]
+    assert merged.refined.quality.rank <= found.refined.quality.rank
     assert accuracy(align(density, merged.density).density, density) >= 95
 
 

@@ -106,10 +106,7 @@ def _fault() -> str:
         cupy.cuda.Device().synchronize()
         importlib.import_module("braggd.phasing.cuda").square(cupy.ones(1, np.complex64), cupy.empty(1, np.float32))
         cupy.cuda.Device().synchronize()
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-    ) as error:  # CuPy's own errors of the driver and the compiler are the 2nd
+    # CuPy's own errors of the driver and the compiler are RuntimeErrors; what is left of an uninstalled one is empty
+    except (ImportError, AttributeError, RuntimeError, OSError) as error:
         return str(error).splitlines()[0].rstrip(".")
     return ""

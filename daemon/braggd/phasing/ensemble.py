@@ -242,23 +242,30 @@ def _ranked(run: Run) -> float:
     return run.quality.rank
 
 
+def lifted(run: Run, reduced: Reduced | None, whole: Pattern, config: PhasingConfig) -> Run:
+    """A run on the whole pattern.
+
+    reduced: what it was found on; None: `whole` itself
+    """
+    if reduced is None:
+        return run
+    density, support = reduced.lift(run.solver.density, run.solver.support)
+    return replace(run, solver=solver_for(whole, density, support, run.solver.kernels, config))
+
+
 def refine(
     run: Run,
-    reduced: Reduced | None,
     whole: Pattern,
     recipe: tuple[Block, ...],
     config: PhasingConfig,
     check: Check,
     tightness: float,
 ) -> Run:
-    """Go on with a run on the whole pattern.
+    """Go on with a run on the whole pattern; the run itself stays as it is.
 
-    reduced: what it was found on; None: `whole` itself
     tightness: what the support's thresholds are multiplied by
     """
     density, support = run.solver.density.copy(), run.solver.support
-    if reduced is not None:
-        density, support = reduced.lift(density, support)
     kernels = (run.solver.kernels or coherence.START) if config.coherence else None
     solver = solver_for(whole, density, support, kernels, config)
     solver.constrain()

@@ -20,7 +20,7 @@ from braggd.phasing import coherence, fourier
 from braggd.phasing.align import correlation, posed
 from braggd.phasing.arrays import give_up, lesser, usable
 from braggd.phasing.course import Course, Progress, cost
-from braggd.phasing.ensemble import SAME, Ensemble, Run, Seed, iterate, measured, refine, solver_for
+from braggd.phasing.ensemble import SAME, Ensemble, Run, Seed, iterate, lifted, measured, refine, solver_for
 from braggd.phasing.modes import aligned, decompose
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.ranking import Quality, choose
@@ -109,12 +109,12 @@ def retrieve(
     course = Course(progress, stop, 2 * len(_REFINED) * last)
     reduced, ensemble = search(whole, config, seeds, course)
     qualities = ensemble.rank()
-    contenders = ensemble.contenders()
+    contenders = [lifted(run, reduced, whole, config) for run in ensemble.contenders()]
     course.skip_to_last(len(contenders) * len(_REFINED) * last)
 
     def refined(run: Run, tightness: float) -> Run:
         check = course.stretch(last, refinement, "refining the best start")
-        return refine(run, reduced, whole, refinement, config, check, tightness)
+        return refine(run, whole, refinement, config, check, tightness)
 
     run = _best([refined(run, tightness) for run, tightness in itertools.product(contenders, _REFINED)])
     run = _prolonged(run, whole, config, course)
@@ -147,7 +147,8 @@ def merge(
         if run.number == found.refined.number:
             return found.refined
         check = course.stretch(more, refinement, "refining the other starts")
-        return refine(run, found.reduced, whole, refinement, config, check, found.refined.tightness)
+        run = lifted(run, found.reduced, whole, config)
+        return refine(run, whole, refinement, config, check, found.refined.tightness)
 
     good = [run for run in ensemble.runs if not run.quality.fault or run is ensemble.best]
     runs = [refined(run) for run in sorted(good, key=lambda run: run.quality.rank)[:_MERGED]]
@@ -206,7 +207,7 @@ def _prolonged(run: Run, whole: Pattern, config: PhasingConfig, course: Course) 
         if run.quality.llk <= _EXPLAINED:
             break
         before, check = run, course.stretch(0, recipe, "going on with the best start")
-        after = refine(run, None, whole, recipe, config, check, run.tightness)
+        after = refine(run, whole, recipe, config, check, run.tightness)
         run = _best([before, after])
         if run is before or run.quality.rank > _WORTH * before.quality.rank:
             break

@@ -19,7 +19,7 @@ from braggd.inference.inpaint import inpaint
 from braggd.inference.phase import Predicted, predict
 from braggd.phasing import fourier
 from braggd.phasing.align import accuracy, align
-from braggd.phasing.ensemble import Ensemble, Run, measured, refine, solver_for
+from braggd.phasing.ensemble import Ensemble, Run, lifted, measured, refine, solver_for
 from braggd.phasing.improve import improved
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.recipe import parse
@@ -199,8 +199,8 @@ def polished(
         lowered = coarse.lower(density)
         inside = np.abs(lowered) > _INSIDE * typical(np.abs(lowered).ravel())
         run = _begun(lowered, inside, coarse.pattern, phasing)
-        run = refine(run, None, coarse.pattern, first, phasing, _unseen, 1.0)
-    return refine(run, coarse, whole, last, phasing, _unseen, 1.0)
+        run = lifted(refine(run, coarse.pattern, first, phasing, _unseen, 1.0), coarse, whole, phasing)
+    return refine(run, whole, last, phasing, _unseen, 1.0)
 
 
 def _begun(density: NDArray[np.complex64], support: NDArray[np.bool_], pattern: Pattern, config: PhasingConfig) -> Run:
