@@ -1,5 +1,7 @@
 """Prediction through real ONNX networks, what happens when they fail, and patterns that they have not learnt."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,7 @@ from braggd.config import InferenceConfig
 from braggd.framing import EDGE, framing_of
 from braggd.inference.oddities import oddities
 from braggd.inference.phase import grown, predict
-from braggd.inference.predictor import FORMAT, mirrored
+from braggd.inference.predictor import FORMAT, Predictor, mirrored
 from braggd.phasing.align import accuracy, align
 from braggd_models.simulate.dataset import random_crystal
 
@@ -150,3 +152,15 @@ def test_a_split_peak_is_recognised(crystal):
     one = random_crystal(3, shape=SHAPE, strain="none", oversampling=(3, 3), crystal="wulff").counts
     counts = np.maximum(one, np.roll(0.8 * one, 20, axis=1))
     assert any("split" in odd for odd in oddities(counts, framing_of(counts)))
+
+
+def test_of_several_answers_the_better_ones_count():
+    def run(feeds):
+        waves = np.zeros((4, 2, EDGE, EDGE, EDGE), np.float32)
+        waves[:, 0] = np.arange(1, 5)[:, None, None, None]
+        return {"wave": waves, "misfit": np.array([0.3, 0.2, 0.5, 0.22], np.float32)}
+
+    predictor = Predictor(SimpleNamespace(run=run, model="a test's"), 4)
+    wave, misfit = predictor.ask(*np.ones((2, EDGE, EDGE, EDGE), np.float32))
+    np.testing.assert_allclose(wave, 3)
+    assert misfit == pytest.approx(0.21)
