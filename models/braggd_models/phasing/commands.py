@@ -65,14 +65,15 @@ def score_phases(
     ranges: Annotated[str, typer.Option(help="Phase ranges in units of pi, by commas; empty: half to 5.")] = "",
     method: Annotated[list[str] | None, typer.Option(help="Only that one; may be repeated.")] = None,
     model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
-    part: Annotated[str, typer.Option(help="ranges, race, low-strain, times or measured.")] = "ranges",
+    part: Annotated[str, typer.Option(help="ranges, race, low-strain, times, measured or nets.")] = "ranges",
+    minutes: Annotated[float, typer.Option(help="Of training each network, with --part nets.")] = 10,
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file.")] = Path("models/BENCHMARKS.md"),
 ) -> None:
     """Compare the network that predicts phases with plain iterations.
 
     ranges: accuracy against the phase range; race: how soon a crystal is solved; low-strain: crystals without a centre
     of symmetry that are hardly strained; times: of the network, for the shapes in the thesis's Table 4.2; measured:
-    the shipped scan
+    the shipped scan; nets: what those of the thesis and of the literature learn in a short time, beside ours
     """
     import math
 
@@ -96,9 +97,19 @@ def score_phases(
             compared("example", Config(inference=InferenceConfig(phase_model=model))),
         )
         return
+    if part == "nets":
+        from braggd_models.phasing.nets import NETS
+        from braggd_models.phasing.rivals import report, rivals
+
+        command += f" --minutes {minutes:g}"
+        done = []
+        for one in track(rivals(list(NETS), minutes), "networks", total=len(NETS), console=console):
+            done.append(one)
+            write("networks", "phases nets", report(done, minutes))
+        return
     if part not in ("ranges", "race", "low-strain"):
         raise typer.BadParameter(
-            f"{part}: choose one of ranges, race, low-strain, times, measured", param_hint="--part"
+            f"{part}: choose one of ranges, race, low-strain, times, measured, nets", param_hint="--part"
         )
     methods = method or list(study.METHODS)
     for name in methods:

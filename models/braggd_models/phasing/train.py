@@ -40,12 +40,14 @@ def train(
     seed: int = 0,
     workers: int = 0,
     device: str = "auto",
+    watched: int = 96,
 ) -> Run:
     """Train a network, or go on training it, in a folder.
 
     name: of `nets.NETS`; batch: crystals per step, 0: as the network's kind says
     seed: of the crystals; a run taken up again sees new ones
     workers: processes that simulate, for CPUs with cores to spare; 0: the training process does, on its device
+    watched: held-out crystals that the accuracy at every checkpoint is of
     """
     place, kind = device_of(device), NETS[name]
     torch.manual_seed(seed)
@@ -56,6 +58,6 @@ def train(
     loader = DataLoader(data, None, num_workers=workers, prefetch_factor=4 if workers else None)
     rng = torch.Generator(simulating).manual_seed(seed + run.step)
     batches = kind.feed(iter(loader), size, rng)
-    check = checker(kind.predict, place, edge=kind.edge) if kind.predict else None
+    check = checker(kind.predict, place, watched, kind.edge) if kind.predict else None
     fit(run, kind.apply, batches, kind.loss, plan, folder, device=place, check=check, title=name)
     return run

@@ -1,6 +1,7 @@
 """Networks that predict phases: shapes, sizes, that each can be trained, and that ours resumes and is exported."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from braggd.config import InferenceConfig  # noqa: E402
 from braggd.inference.phase import predict  # noqa: E402
 from braggd_models.errors import TrainingError  # noqa: E402
 from braggd_models.gaps.thesis import count  # noqa: E402
-from braggd_models.phasing import literature, nets, patches, rspnets, train  # noqa: E402
+from braggd_models.phasing import literature, nets, patches, rivals, rspnets, train  # noqa: E402
 from braggd_models.phasing.crystals import EDGE, Ranges, draw  # noqa: E402
 from braggd_models.phasing.export import export, export_run  # noqa: E402
 from braggd_models.phasing.graph import Graph  # noqa: E402
@@ -169,3 +170,16 @@ def _place(scaled, whole):
         if torch.allclose(cut / cut.max(), scaled, atol=1e-6):
             return corner
     raise AssertionError
+
+
+def test_networks_are_compared_after_the_same_time(monkeypatch):
+    for name in ("seed", "rsp-2d"):
+        build, edge = SMALL[name]
+        monkeypatch.setitem(NETS, name, nets.replace(NETS[name], build=build, edge=edge, batch=2))
+    monkeypatch.setattr(rivals, "_WATCHED", 2)
+    done = list(rivals.rivals(["seed", "rsp-2d"], 0.01, "cpu"))
+    assert [one.name for one in done] == ["seed", "rsp-2d"]
+    assert all(one.steps and one.crystals == 2 * one.steps and np.isfinite(one.loss) for one in done)
+    text = rivals.report(done, 0.01)
+    assert 0 < done[0].accuracy < 100
+    assert re.search(r"\| rsp-2d \| .* \| - \| ", text)
