@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import track
 
-from braggd.config import Config, InferenceConfig, PhasingConfig
+from braggd.config import PhasingConfig
 from braggd_models.benchmarks import machine, replace_section
 
 FOLDER = Path("models/runs")
@@ -77,78 +77,31 @@ def score_phases(
     """
     import math
 
-    from braggd_models.phasing import study
+    from braggd_models.phasing.parts import OF_CRYSTALS, PARTS, Wanted
+    from braggd_models.phasing.study import METHODS
 
-    command = f"braggd-models score phases --part {part}" if part != "ranges" else "braggd-models score phases"
-    console = Console()
-
-    def write(title: str, subject: str, text: str) -> None:
-        replace_section(output, subject, f"## Phases: {title}\n\n{text}\n\n`{command}`, {machine()}.")
-
-    if part == "times":
-        write("time", "phases times", study.times(study.SHAPES, model))
-        return
-    if part == "measured":
-        from braggd_models.phasing.measured import compared
-
-        write(
-            "the measured scan",
-            "phases measured",
-            compared("example", Config(inference=InferenceConfig(phase_model=model))),
-        )
-        return
-    if part == "nets":
-        from braggd_models.phasing.nets import NETS
-        from braggd_models.phasing.rivals import report, rivals
-
-        command += f" --minutes {minutes:g}"
-        done = []
-        for one in track(rivals(list(NETS), minutes), "networks", total=len(NETS), console=console):
-            done.append(one)
-            write("networks", "phases nets", report(done, minutes))
-        return
-    if part not in ("ranges", "race", "low-strain"):
-        raise typer.BadParameter(
-            f"{part}: choose one of ranges, race, low-strain, times, measured, nets", param_hint="--part"
-        )
-    methods = method or list(study.METHODS)
-    for name in methods:
-        if name not in study.METHODS:
-            raise typer.BadParameter(f"{name}: choose one of {', '.join(study.METHODS)}", param_hint="--method")
-    low = part == "low-strain"
+    if part not in PARTS:
+        raise typer.BadParameter(f"{part}: choose one of {', '.join(PARTS)}", param_hint="--part")
+    for name in method or ():
+        if name not in METHODS:
+            raise typer.BadParameter(f"{name}: choose one of {', '.join(METHODS)}", param_hint="--method")
     try:
-        steps = (
-            [float(one) * math.pi for one in ranges.split(",")] if ranges else study.LOW_RANGES if low else study.RANGES
-        )
+        steps = tuple(float(one) * math.pi for one in ranges.split(",")) if ranges else ()
     except ValueError as error:
         raise typer.BadParameter(f"{ranges}: give numbers, separated by commas", param_hint="--ranges") from error
-    chosen = study.cases(crystals, steps, study.LOPSIDED if low else ())
-    command += f" --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
-    if part == "race":
-        from braggd_models.phasing import race
-        from braggd_models.phasing.score import SOLVED
-
-        finishes = []
-        for finish in track(race.race(chosen, model), "phases", total=len(chosen), console=console):
-            finishes.append(finish)
-            write(f"time to an accuracy of {SOLVED:.0f} %", "phases race", race.report(finishes))
-        return
+    command = "braggd-models score phases" + (f" --part {part}" if part != "ranges" else "")
+    if part in OF_CRYSTALS:
+        command += f" --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
     command += "".join(f' --method "{name}"' for name in method or ())
-    outcomes = []
-    title = "hardly strained crystals without a centre of symmetry" if low else "the network against plain iterations"
-    subject = f"phases{' low-strain' if low else ''}" + "".join(f" {name}" for name in method or ())
-    for outcome in track(study.run(chosen, methods, model), "phases", total=len(chosen), console=console):
-        outcomes.append(outcome)
-        case = outcome.case
-        told = ", ".join(f"{name} {score:.1f} % {seconds:.1f} s" for name, (score, seconds) in outcome.scores.items())
-        console.print(f"{case.number:3d} {case.strain:9s} {case.phase_range:4.1f} rad: {told}", highlight=False)
-        write(
-            title,
-            subject,
-            "Mean accuracy in percent (Masto, eq. 4.5), symmetries removed, of crystals that no network was trained "
-            "on: 64 x 64 x 64, oversampling 2 to 5, peaks of 1e4 to 1e6 photons, Poisson noise.\n\n"
-            f"{study.report(outcomes)}",
-        )
+    command += f" --minutes {minutes:g}" if part == "nets" else ""
+    console = Console()
+    count, sections = PARTS[part](
+        Wanted(crystals=crystals, ranges=steps, methods=tuple(method or ()), model=model, minutes=minutes)
+    )
+    for section in track(sections, part, total=count, console=console):
+        console.print(section.told, highlight=False)
+        text = f"## Phases: {section.title}\n\n{section.text}\n\n`{command}`, {machine()}."
+        replace_section(output, section.subject, text)
 
 
 def score_phasing(
