@@ -139,8 +139,18 @@ def _dl(truth: Simulated, config: Config) -> Made:
     return density, seconds
 
 
-def _with_gap(truth: Simulated, config: Config) -> Made:
-    """The `dl` stage with a 6 pixel cross 20 pixels beside the peak, filled as the daemon fills it."""
+def _network_with_gap(truth: Simulated, config: Config) -> Made:
+    """The network's object where `with_cross` put a gap."""
+    return _network(with_cross(truth), config)
+
+
+def _dl_with_gap(truth: Simulated, config: Config) -> Made:
+    """The `dl` stage where `with_cross` put a gap."""
+    return _dl(with_cross(truth), config)
+
+
+def with_cross(truth: Simulated) -> Simulated:
+    """The scan with a 6 pixel cross 20 pixels beside the peak, which is filled as the daemon fills it."""
     peak = np.unravel_index(int(np.argmax(truth.noiseless)), truth.noiseless.shape)
     rows, columns = truth.counts.shape[1:]
     row, column = (
@@ -148,7 +158,7 @@ def _with_gap(truth: Simulated, config: Config) -> Made:
         for p, n in zip(peak[1:], (rows, columns), strict=True)
     )
     valid = truth.valid & cross((rows, columns), (row, column), (_GAP, _GAP))
-    return _dl(replace(truth, valid=valid, counts=np.where(valid, truth.counts, 0)), config)
+    return replace(truth, valid=valid, counts=np.where(valid, truth.counts, 0))
 
 
 def _one_run(truth: Simulated, config: Config) -> Made:
@@ -225,8 +235,9 @@ def _ensemble(truth: Simulated, config: Config) -> Made:
 
 METHODS: dict[str, Callable[[Simulated, Config], Made]] = {
     "network": _network,
+    "network, gap": _network_with_gap,
     "dl": _dl,
-    "dl, gap": _with_gap,
+    "dl, gap": _dl_with_gap,
     "one run": _one_run,
     "dl + 300 ER": _refined,
     "ensemble": _ensemble,
