@@ -154,13 +154,32 @@ def test_a_split_peak_is_recognised(crystal):
     assert any("split" in odd for odd in oddities(counts, framing_of(counts)))
 
 
-def test_of_several_answers_the_better_ones_count():
-    def run(feeds):
-        waves = np.zeros((4, 2, EDGE, EDGE, EDGE), np.float32)
-        waves[:, 0] = np.arange(1, 5)[:, None, None, None]
-        return {"wave": waves, "misfit": np.array([0.3, 0.2, 0.5, 0.22], np.float32)}
+def answering(misfits):
+    """A network whose answer number n is n everywhere, from 1 on, and how many mirror images it was asked of."""
+    left, asked = list(enumerate(misfits, 1)), []
 
-    predictor = Predictor(SimpleNamespace(run=run, model="a test's"), 4)
+    def run(feeds):
+        count = len(feeds["intensity"])
+        asked.append(count)
+        mine = [left.pop(0) for _ in range(count)]
+        waves = np.zeros((count, 2, EDGE, EDGE, EDGE), np.float32)
+        waves[:, 0] = np.array([number for number, _ in mine])[:, None, None, None]
+        return {"wave": waves, "misfit": np.array([misfit for _, misfit in mine], np.float32)}
+
+    return Predictor(SimpleNamespace(run=run, model="a test's"), 4), asked
+
+
+def test_of_several_answers_the_better_ones_count():
+    predictor, asked = answering([0.3, 0.2, 0.5, 0.22])
     wave, misfit = predictor.ask(*np.ones((2, EDGE, EDGE, EDGE), np.float32))
     np.testing.assert_allclose(wave, 3)
     assert misfit == pytest.approx(0.21)
+    assert sum(asked) == 4
+
+
+def test_an_answer_that_explains_the_pattern_is_enough():
+    predictor, asked = answering([0.1])
+    wave, misfit = predictor.ask(*np.ones((2, EDGE, EDGE, EDGE), np.float32))
+    np.testing.assert_allclose(wave, 1)
+    assert misfit == pytest.approx(0.1)
+    assert asked == [1]

@@ -4,8 +4,8 @@ Inputs `intensity` (photons, 0 where not measured) and `measured` (1 or 0), floa
 frequency at EDGE // 2. Outputs: `wave`, float32 (batch, 2, EDGE, EDGE, EDGE), real and imaginary part, and `misfit`,
 float32 (batch,), how badly an object in a compact support explains the moduli. The card, a JSON file beside the
 network, must hold `format` (FORMAT), and may hold `hypotheses`: of how many mirror images the network is asked (1, 2, 4
-or 8, default 4). A crystal's mirror image gives the mirrored pattern, but no network knows that exactly: each answer is
-another guess. The mean is taken of the one with the least misfit and those about as good, each turned to the twin that
+or 8, default 4), where the first answer leaves something to explain. A crystal's mirror image gives the mirrored
+pattern, but no network knows that exactly: each answer is another guess. The mean is taken of the one with the least misfit and those about as good, each turned to the twin that
 the first one shows: on simulated crystals it was better than the mean of all, and than the best one alone.
 """
 
@@ -27,6 +27,7 @@ FORMAT = 1
 Floats = NDArray[np.float32]
 Complex = NDArray[np.complex64]
 
+_EXPLAINED = 0.15  # misfit of the first answer up to which others would hardly better it
 _AS_GOOD = 1.2  # times the least misfit
 
 _Number = TypeVar("_Number", bound=np.generic)
@@ -64,6 +65,17 @@ class Predictor:
         Raises ModelError where the network fails or makes no sense.
         """
         mirrors = _MIRRORS[: self.hypotheses]
+        answers, misfits = self._answers(intensity, measured, mirrors[:1])
+        if misfits[0] > _EXPLAINED and len(mirrors) > 1:
+            more, theirs = self._answers(intensity, measured, mirrors[1:])
+            answers, misfits = [*answers, *more], np.concatenate([misfits, theirs])
+        good = [number for number in np.argsort(misfits) if misfits[number] <= _AS_GOOD * misfits.min()]
+        return _mean([answers[number] for number in good]), float(misfits[good].mean())
+
+    def _answers(
+        self, intensity: Floats, measured: Floats, mirrors: Sequence[tuple[int, ...]]
+    ) -> tuple[list[Complex], Floats]:
+        """The waves, mirrored back, and their misfits."""
         feeds = {
             "intensity": np.stack([mirrored(intensity, axes) for axes in mirrors]),
             "measured": np.stack([mirrored(measured, axes) for axes in mirrors]),
@@ -76,8 +88,7 @@ class Predictor:
         if not (np.isfinite(waves).all() and np.isfinite(misfits).all()):
             raise ModelError(f"{model}: returns values that are not finite; train or export it again")
         answers = (waves[:, 0] + 1j * waves[:, 1]).astype(np.complex64)
-        good = [number for number in np.argsort(misfits) if misfits[number] <= _AS_GOOD * misfits.min()]
-        return _mean([mirrored(answers[number], mirrors[number]) for number in good]), float(misfits[good].mean())
+        return [mirrored(wave, axes) for wave, axes in zip(answers, mirrors, strict=True)], misfits
 
 
 def _mean(answers: Sequence[Complex]) -> Complex:

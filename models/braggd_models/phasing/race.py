@@ -24,7 +24,7 @@ SHAPE = (128, 128, 128)
 """Of the patterns: the largest that the daemon phases unless told otherwise."""
 
 _STARTS = 4  # at most
-_OFTEN, _UNTIL, _SELDOM = 20, 200, 100  # iterations between two looks at the object, at first, and later
+_OFTEN, _UNTIL, _SELDOM = 10, 100, 50  # iterations between two looks at the object, at first, and later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
