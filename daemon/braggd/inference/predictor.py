@@ -4,9 +4,11 @@ Inputs `intensity` (photons, 0 where not measured) and `measured` (1 or 0), floa
 frequency at EDGE // 2. Outputs: `wave`, float32 (batch, 2, EDGE, EDGE, EDGE), real and imaginary part, and `misfit`,
 float32 (batch,), how badly an object in a compact support explains the moduli. The card, a JSON file beside the
 network, must hold `format` (FORMAT), and may hold `hypotheses`: of how many mirror images the network is asked (1, 2, 4
-or 8, default 4), where the first answer leaves something to explain. A crystal's mirror image gives the mirrored
-pattern, but no network knows that exactly: each answer is another guess. The mean is taken of the one with the least misfit and those about as good, each turned to the twin that
-the first one shows: on simulated crystals it was better than the mean of all, and than the best one alone.
+or 8, default 4) where its first answer leaves something to explain.
+
+A crystal's mirror image gives the mirrored pattern, but no network knows that exactly: each answer is another guess.
+The mean is taken of the one with the least misfit and those about as good, each turned to the twin that the first one
+shows: on simulated crystals it was better than the mean of all, and than the best one alone.
 """
 
 from __future__ import annotations
