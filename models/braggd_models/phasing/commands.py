@@ -99,7 +99,8 @@ def score_phases(
         Wanted(crystals=crystals, ranges=steps, methods=tuple(method or ()), model=model, minutes=minutes)
     )
     for section in track(sections, part, total=count, console=console):
-        console.print(section.told, highlight=False)
+        if section.told:
+            console.print(section.told, highlight=False)
         text = f"## Phases: {section.title}\n\n{section.text}\n\n`{command}`, {machine()}."
         replace_section(output, section.subject, text)
 

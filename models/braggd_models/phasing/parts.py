@@ -100,7 +100,12 @@ def _nets(wanted: Wanted) -> tuple[int, Iterator[Section]]:
         done = []
         for one in rivals.rivals(list(NETS), wanted.minutes):
             done.append(one)
-            yield Section(title="networks", subject="phases nets", text=rivals.report(done, wanted.minutes))
+            yield Section(
+                title="networks",
+                subject="phases nets",
+                text=rivals.report(done, wanted.minutes),
+                told=f"{one.name}: {one.steps} steps, loss {one.loss:.3g}",
+            )
 
     return len(NETS), sections()
 
