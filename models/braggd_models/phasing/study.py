@@ -22,6 +22,7 @@ from braggd.phasing.align import accuracy, align
 from braggd.phasing.ensemble import Ensemble, Run, lifted, measured, refine, solver_for
 from braggd.phasing.improve import improved
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
+from braggd.phasing.ranking import choose
 from braggd.phasing.recipe import parse
 from braggd.phasing.reduced import Reduced
 from braggd.phasing.retrieve import Seed, merge, retrieve
@@ -55,7 +56,8 @@ ONE_RUN = "400*HIO + 1000*RAAR + 300*ER"
 """The thesis's recipe of one run."""
 
 _AFTER = parse("300*ER")
-_COARSELY_AFTER = parse("200*ER"), parse("100*ER")
+_COARSELY_AFTER, _FINELY_AFTER = parse("200*ER"), parse("100*ER")
+_TIGHTNESS = (0.65, 1.0)  # of the support: withheld voxels tell whether what is faint is crystal
 _INSIDE = 0.3  # of the typical modulus: where the object is taken to be once it is sampled coarsely
 _BORDER = 2  # voxels from the support's border that may change while the network's object is refined
 
@@ -196,21 +198,25 @@ def polished(
     """An object after 300 ER whose support changes at its border only.
 
     density, support: (z, y, x), their middle at n // 2; amplitude, valid: as `retrieve` takes them
-    Of a large pattern, 200 of the iterations are done on it sampled as coarsely as the crystal allows.
+    Of a large pattern, 200 of the iterations are done on it sampled as coarsely as the crystal allows. Two supports, a
+    loose and a tight one, are tried, and the withheld voxels decide.
     """
     phasing = msgspec.structs.replace(BASELINE, support_border=_BORDER)
     withheld = withheld_voxels(amplitude, valid, phasing.free_fraction, phasing.seed)
     whole = prepare(amplitude, valid, None, withheld)
     coarse = Reduced.full(whole, phasing.free_fraction, phasing.seed)
     density, support = fourier.corner(density), fourier.corner(support)
-    run, last = _begun(density, support, whole, phasing), _AFTER
+    pattern, first = whole, _AFTER
     if coarse is not None:
-        first, last = _COARSELY_AFTER
-        lowered = coarse.lower(density)
-        inside = np.abs(lowered) > _INSIDE * typical(np.abs(lowered).ravel())
-        run = _begun(lowered, inside, coarse.pattern, phasing)
-        run = lifted(refine(run, coarse.pattern, first, phasing, _unseen, 1.0), coarse, whole, phasing)
-    return refine(run, whole, last, phasing, _unseen, 1.0)
+        pattern, first = coarse.pattern, _COARSELY_AFTER
+        density = coarse.lower(density)
+        support = np.abs(density) > _INSIDE * typical(np.abs(density).ravel())
+    begun = _begun(density, support, pattern, phasing)
+    runs = [refine(begun, pattern, first, phasing, _unseen, tightness) for tightness in _TIGHTNESS]
+    best = runs[choose([run.quality for run in runs])]
+    if coarse is None:
+        return best
+    return refine(lifted(best, coarse, whole, phasing), whole, _FINELY_AFTER, phasing, _unseen, best.tightness)
 
 
 def _begun(density: NDArray[np.complex64], support: NDArray[np.bool_], pattern: Pattern, config: PhasingConfig) -> Run:
