@@ -39,6 +39,12 @@ def test_every_step_is_told_with_its_ratio_to_the_fastest_transforms():
     assert f"{fourier.cores()} threads" in done.stdout
 
 
+def test_whole_runs_are_timed_where_they_are_asked_for():
+    done = bench("--shape", "16x16x16", "--repeats", "1", "--no-peers", "--runs", "2")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^2 runs of 400\*HIO \+ 1000\*RAAR \+ 300\*ER: [\d.]+ s, \S", done.stdout, re.MULTILINE)
+
+
 def test_a_peer_is_compared_with_the_same_step_of_braggd_or_said_to_be_missing():
     done = bench("--shape", "16x16x16", "--repeats", "1")
     assert done.returncode == 0, done.stderr

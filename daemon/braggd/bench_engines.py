@@ -29,6 +29,8 @@ from braggd.scan.hot import trusted
 from braggd.scan.region import phasing_region
 
 ITERATIONS = {"HIO": 400, "RAAR": 1000, "ER": 300}
+"""By algorithm, of the thesis's recipe of one run."""
+
 _PERIOD, _SHORTEST = 50, 20  # iterations between two support updates: PyNX's default, and in a trial
 
 

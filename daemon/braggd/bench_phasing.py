@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from braggd.bench_engines import ITERATIONS, recipe
 from braggd.bench_steps import Step, steps, whole_runs
 from braggd.errors import BraggdError
 from braggd.peers.interpreter import COHERE, PYNX, Installed, Peer, locate
 from braggd.phasing import fourier, projections
 
-_RECIPE = "400*HIO + 1000*RAAR + 300*ER"  # of the thesis
+_RECIPE = recipe(ITERATIONS)
 
 _Times = dict[Step, float | str]
 """Milliseconds of one iteration, or why there are none."""

@@ -85,14 +85,18 @@ def _race(wanted: Wanted) -> tuple[int, Iterator[Section]]:
 
 
 def _times(wanted: Wanted) -> tuple[int, Iterator[Section]]:
-    texts = (study.times(study.SHAPES, wanted.model) for _ in range(1))
-    return 1, (Section(title="time", subject="phases times", text=text) for text in texts)
+    def sections() -> Iterator[Section]:
+        yield Section(title="time", subject="phases times", text=study.times(study.SHAPES, wanted.model))
+
+    return 1, sections()
 
 
 def _measured(wanted: Wanted) -> tuple[int, Iterator[Section]]:
-    config = Config(inference=InferenceConfig(phase_model=wanted.model))
-    texts = (measured.compared("example", config) for _ in range(1))
-    return 1, (Section(title="the measured scan", subject="phases measured", text=text) for text in texts)
+    def sections() -> Iterator[Section]:
+        text = measured.compared("example", Config(inference=InferenceConfig(phase_model=wanted.model)))
+        yield Section(title="the measured scan", subject="phases measured", text=text)
+
+    return 1, sections()
 
 
 def _nets(wanted: Wanted) -> tuple[int, Iterator[Section]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from braggd.config import Config, InferenceConfig, PhasingConfig
+from braggd.config import Config, InferenceConfig
 from braggd.phasing import fourier
 from braggd.phasing.arrays import to_host
 from braggd.phasing.ensemble import Ensemble
@@ -57,10 +57,9 @@ def race(chosen: Sequence[Case], model: str = "auto") -> Iterator[Finish]:
 
 def _solved(truth: Simulated, seeds: Sequence[tuple[str, NDArray[np.complex64]]]) -> float:
     amplitude, valid = amplitude_of(truth)
-    config: PhasingConfig = BASELINE
-    withheld = withheld_voxels(amplitude, valid, config.free_fraction, config.seed)
+    withheld = withheld_voxels(amplitude, valid, BASELINE.free_fraction, BASELINE.seed)
     begun, looking = time.perf_counter(), 0.0
-    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), config, seeds, recipe=ONE_RUN, starts=_STARTS)
+    ensemble = Ensemble(prepare(amplitude, valid, None, withheld), BASELINE, seeds, recipe=ONE_RUN, starts=_STARTS)
 
     def look(done: int) -> None:
         nonlocal looking
@@ -68,8 +67,7 @@ def _solved(truth: Simulated, seeds: Sequence[tuple[str, NDArray[np.complex64]]]
             return
         density, support = (to_host(array) for array in (ensemble.solver.density, ensemble.solver.support))
         now = time.perf_counter()
-        solved = score(fourier.centre(np.where(support, density, 0).astype(np.complex64)), truth) >= SOLVED
-        if solved:
+        if score(fourier.centre(np.where(support, density, 0).astype(np.complex64)), truth) >= SOLVED:
             raise _SolvedError(now - begun - looking)
         looking += time.perf_counter() - now
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def report(done: Sequence[Trained], minutes: float) -> str:
             f"{one.parameters:,}",
             one.steps,
             one.crystals,
-            "-" if one.accuracy != one.accuracy else one.accuracy,
+            "-" if math.isnan(one.accuracy) else one.accuracy,
             one.loss,
         )
         for one in done

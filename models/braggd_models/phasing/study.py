@@ -183,7 +183,10 @@ def _refined(truth: Simulated, config: Config) -> Made:
 
 
 def plain_runs(amplitude: NDArray[np.float32], valid: NDArray[np.bool_], number: int) -> list[Run]:
-    """Runs of ONE_RUN from random phases, each to its end; amplitude, valid: as `retrieve` takes them."""
+    """Runs of ONE_RUN from random phases, stopped where they fall far behind those before.
+
+    amplitude, valid: as `retrieve` takes them
+    """
     withheld = withheld_voxels(amplitude, valid, BASELINE.free_fraction, BASELINE.seed)
     ensemble = Ensemble(prepare(amplitude, valid, None, withheld), BASELINE, recipe=ONE_RUN, starts=number)
     return [ensemble.start(_unseen) for _ in range(number)]
