@@ -57,6 +57,15 @@ class Framing:
     step: tuple[float, float, float]
     edge: int = EDGE
 
+    @property
+    def window(self) -> tuple[slice, slice, slice]:
+        """The voxels of the pattern that are seen at low resolution."""
+        z, y, x = (
+            slice(max(0, math.floor(centre - self.edge / 2 * step)), math.ceil(centre + self.edge / 2 * step) + 1)
+            for centre, step in zip(self.centre, self.step, strict=True)
+        )
+        return z, y, x
+
     def seen(self, counts: Floats, valid: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """The pattern at low resolution, (edge, edge, edge) both: photons, and 1 where they were measured, else 0.
 

@@ -210,7 +210,7 @@ def _within_raw(
 def _provenance(
     config: Config, filled: Inpainted, predicted: Predicted, found: _Found, hot: int, scan: Scan
 ) -> dict[str, object]:
-    packages = ("braggd", "numpy", "scipy", "h5py", "onnxruntime")
+    packages = ("braggd", "numpy", "scipy", "h5py", "onnxruntime", "openvino")
     versions = {}
     for package in packages:
         try:

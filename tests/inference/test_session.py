@@ -11,8 +11,10 @@ import onnxruntime
 import pytest
 
 from braggd.errors import ModelError
+from braggd.inference import openvino
 from braggd.inference.session import open_session
 
+with_openvino = pytest.mark.skipif(not openvino.installed(), reason="needs OpenVINO, which is for x86-64")
 VOLUME = np.arange(2 * 4 * 5 * 6, dtype=np.float32).reshape(1, 2, 4, 5, 6)
 
 
@@ -48,11 +50,54 @@ def test_a_gpu_that_is_not_there_is_said_and_the_cpu_taken(tmp_path, networks):
     assert session.run({"volume": VOLUME})["filled"].shape == (1, 1, 4, 5, 6)
 
 
-def test_without_a_gpu_auto_is_the_cpu_and_no_reason_to_warn(tmp_path, networks):
+def test_without_a_gpu_auto_is_openvino_or_the_cpu_and_no_reason_to_warn(tmp_path, networks, monkeypatch):
     if list(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("this machine has a GPU")
-    session = open_session(networks.weighted_sum(tmp_path / "sum.onnx", [1.0, 1.0]))
+    model = networks.weighted_sum(tmp_path / "sum.onnx", [1.0, 1.0])
+    session = open_session(model)
+    assert (session.provider, session.warnings) == ("openvino" if openvino.installed() else "cpu", ())
+    monkeypatch.setattr(openvino, "installed", lambda: False)
+    session = open_session(model)
     assert (session.provider, session.warnings) == ("cpu", ())
+    (warning,) = open_session(model, ("openvino",)).warnings
+    assert "install braggd[cpu]" in warning
+
+
+@with_openvino
+def test_openvino_gives_what_onnx_runtime_gives(tmp_path, networks):
+    model = networks.weighted_sum(tmp_path / "sum.onnx", [2.0, -1.0], bias=0.5)
+    sessions = [open_session(model, (provider,)) for provider in ("cpu", "openvino")]
+    assert [session.provider for session in sessions] == ["cpu", "openvino"]
+    one, other = (session.run({"volume": VOLUME})["filled"] for session in sessions)
+    np.testing.assert_allclose(one, other, rtol=1e-6)
+    assert sessions[0].inputs == sessions[1].inputs
+    assert sessions[0].outputs == sessions[1].outputs
+    # a second run leaves what the first one gave
+    kept = other.copy()
+    sessions[1].run({"volume": VOLUME + 1})
+    np.testing.assert_array_equal(other, kept)
+
+
+@with_openvino
+@pytest.mark.parametrize("precise", [True, False])
+def test_bfloat16_is_for_networks_whose_cards_say_so(tmp_path, networks, precise):
+    model = networks.weighted_sum(tmp_path / "sum.onnx", [1.0, 1.0])
+    networks.card(model, **({} if precise else {"precision": "bfloat16"}))
+    session = open_session(model, ("openvino",))
+    asked = str(session._inner._compiled.get_property("INFERENCE_PRECISION_HINT"))
+    assert ("bfloat16" in asked) == (not precise and openvino._multiplies_bf16())
+
+
+@with_openvino
+def test_what_openvino_cannot_compile_runs_on_the_cpu(tmp_path, networks, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(openvino.Compiled, "__init__", refuse)
+    session = open_session(networks.weighted_sum(tmp_path / "sum.onnx", [1.0, 1.0]))
+    assert session.provider == "cpu"
+    (warning,) = session.warnings
+    assert "openvino cannot compile it" in warning
 
 
 def test_a_run_that_fails_on_the_gpu_is_repeated_on_the_cpu_and_stays_there(tmp_path, networks):

@@ -36,7 +36,8 @@ def oddities(counts: Floats, framing: Framing) -> list[str]:
 
 
 def has_fringes(counts: Floats, framing: Framing) -> bool:
-    """Whether there are maxima beside the peak; also where it is too dark to tell."""
+    """Whether there are maxima beside the peak, where the network looks; also where it is too dark to tell."""
+    counts = counts[framing.window]
     smooth = ndimage.gaussian_filter(counts, [max(0.6, 0.4 * step) for step in framing.step])
     lit = smooth > _LIT
     if np.count_nonzero(lit) < _ENOUGH:
@@ -67,9 +68,11 @@ def is_split(counts: Floats, framing: Framing) -> bool:
     pieces, count = ndimage.label(smooth > _VALLEY * smooth.max())
     if count < 2:
         return False
-    index = np.arange(1, count + 1)
-    tops = np.asarray(ndimage.maximum(smooth, pieces, index))
-    places = np.asarray(ndimage.maximum_position(smooth, pieces, index), np.float64)
+    bright = np.flatnonzero(pieces)
+    order = bright[np.lexsort((smooth.ravel()[bright], pieces.ravel()[bright]))]
+    highest = order[np.flatnonzero(np.diff(pieces.ravel()[order], append=count + 1))]  # of each piece
+    tops = smooth.ravel()[highest]
+    places = np.stack(np.unravel_index(highest, smooth.shape), axis=1).astype(np.float64)
     first = int(np.argmax(tops))
     far = np.linalg.norm((places - places[first]) / (2 * np.asarray(framing.step)), axis=1)
     return bool(np.any((tops > _SECOND * tops[first]) & (far > _AWAY)))

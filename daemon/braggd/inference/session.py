@@ -1,7 +1,9 @@
-"""A network in ONNX Runtime: which provider really runs it, and what happens when that one fails.
+"""A network in ONNX Runtime or OpenVINO: which provider really runs it, and what happens when that one fails.
 
 ONNX Runtime falls back to the CPU without an exception when a library of a GPU provider is missing, so what a session
 really uses is asked of the session, and what was wanted and not got is said in `warnings`.
+
+A network whose card says `precision`: `bfloat16` loses nothing by it, and has it where OpenVINO and the CPU do.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.errors import ModelError
+from braggd.inference import openvino
 
-Provider = Literal["auto", "tensorrt", "cuda", "cpu"]
+Provider = Literal["auto", "tensorrt", "cuda", "openvino", "cpu"]
 
 _ORT_NAMES: dict[str, str] = {
     "tensorrt": "TensorrtExecutionProvider",
@@ -61,7 +64,7 @@ class Session:
     model: the ONNX file
     model_hash: its SHA-256, hexadecimal
     card: what the JSON file beside it says, empty where there is none
-    provider: "tensorrt", "cuda" or "cpu": the one that is really used
+    provider: "tensorrt", "cuda", "openvino" or "cpu": the one that is really used
     warnings: what was wanted and not got; grows when a run falls back to the CPU
     """
 
@@ -99,7 +102,7 @@ class Session:
         self.warnings = (*self.warnings, warning)
         self.provider = "cpu"
         self._inner = None  # gives the GPU's memory back before the CPU's is taken
-        self._inner = _create(self.model, ["cpu"], Path(), self.threads)
+        self._inner, _ = _create(self.model, ["cpu"], Path(), self.threads)
         return self.run(feeds)
 
     def _check(self, feeds: Mapping[str, NDArray[Any]]) -> None:
@@ -133,21 +136,21 @@ def open_session(
     """Load a network.
 
     model: the ONNX file; a JSON file of the same name beside it is its card
-    providers: in order of preference; the CPU is always there as the last. "auto" is CUDA where the machine has a GPU
-        and ONNX Runtime was built for it, else the CPU, and no warning
+    providers: in order of preference; ONNX Runtime's own for the CPU is always there as the last. "auto" is CUDA where
+        the machine has a GPU and ONNX Runtime was built for it, else OpenVINO where it is installed, and no warning
     engine_cache: folder for TensorRT engines, a subfolder per network; None: `~/.cache/braggd/engines`
-    threads: of the CPU provider, 0: all cores
+    threads: of the CPU, 0: all cores
 
     Raises ModelError where the file is missing, is no ONNX network, or is newer than this ONNX Runtime.
     """
     model_hash = _hash(model)
     card = _card(model)
-    built_in = _runtime().get_available_providers()
+    built_in = [short for short, name in _ORT_NAMES.items() if name in _runtime().get_available_providers()]
+    built_in += ["openvino"] if openvino.installed() else []
     wanted: list[str] = list(dict.fromkeys([*_chosen(providers, built_in), "cpu"]))
-    here = [provider for provider in wanted if _ORT_NAMES[provider] in built_in]
+    here = [provider for provider in wanted if provider in built_in]
     engines = (engine_cache or Path.home() / ".cache" / "braggd" / "engines") / model_hash[:16]
-    inner = _create(model, here, engines, threads)
-    used = _short(inner.get_providers()[0])
+    inner, used = _create(model, here, engines, threads, rough=card.get("precision") == "bfloat16")
     missed = wanted[: wanted.index(used)]
     warnings = (_missed(model, used, missed, here),) if missed else ()
     for warning in warnings:
@@ -156,8 +159,8 @@ def open_session(
         model=model,
         model_hash=model_hash,
         card=card,
-        inputs=tuple(_tensor(node) for node in inner.get_inputs()),
-        outputs=tuple(_tensor(node) for node in inner.get_outputs()),
+        inputs=_tensors(inner, "inputs"),
+        outputs=_tensors(inner, "outputs"),
         provider=used,
         warnings=warnings,
         threads=threads,
@@ -167,37 +170,47 @@ def open_session(
 
 def _chosen(providers: Sequence[Provider], built_in: Sequence[str]) -> list[str]:
     """The providers by name. TensorRT is left out of "auto", as it builds an engine for every new size of a gap."""
-    has_gpu = _ORT_NAMES["cuda"] in built_in and any(Path("/dev").glob("nvidia[0-9]*"))
-    automatic = ["cuda"] if has_gpu else []
+    has_gpu = "cuda" in built_in and any(Path("/dev").glob("nvidia[0-9]*"))
+    automatic = ["cuda"] if has_gpu else ["openvino"] if "openvino" in built_in else []
     return [name for provider in providers for name in (automatic if provider == "auto" else [provider])]
 
 
 def _missed(model: Path, used: str, missed: Sequence[str], here: Sequence[str]) -> str:
     failed = [provider for provider in missed if provider in here]
+    if "openvino" in failed:
+        return f"{model.name} runs on the {used}: openvino cannot compile it; update openvino"
     if failed:
         return f"{model.name} runs on the {used}: {' and '.join(failed)} found no GPU, or not all of their libraries"
+    if missed == ["openvino"]:
+        return f"{model.name} runs on the {used}: openvino is not installed; install braggd[cpu]"
     return f"{model.name} runs on the {used}: this ONNX Runtime has no {' and no '.join(missed)}; install braggd[gpu]"
 
 
-def _create(model: Path, providers: Sequence[str], engines: Path, threads: int) -> Any:
-    """Make ONNX Runtime's session with the first providers that do not fail."""
+def _create(
+    model: Path, providers: Sequence[str], engines: Path, threads: int, *, rough: bool = False
+) -> tuple[Any, str]:
+    """A session of the first provider that does not fail, and that provider; rough: bfloat16 is precise enough."""
     runtime = _runtime()
-    if providers[0] != "cpu":
+    if providers[0] in ("tensorrt", "cuda"):
         _preload()
+    # ONNX Runtime counts the machine's cores by itself, but gets virtual machines and containers wrong.
+    threads = threads or len(os.sched_getaffinity(0))
     options = runtime.SessionOptions()
     # What is wrong comes as an exception, and is said in our words.
     options.log_severity_level = 4
     runtime.set_default_logger_severity(4)
-    # ONNX Runtime counts the machine's cores by itself, but gets virtual machines and containers wrong.
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Idle threads that spin would take the cores that receive frames.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for first, provider in enumerate(providers):
-        chosen = [(_ORT_NAMES[name], _options(name, engines)) for name in providers[first:]]
+        chosen = [(_ORT_NAMES[name], _options(name, engines)) for name in providers[first:] if name in _ORT_NAMES]
         try:
+            if provider == "openvino":
+                return openvino.Compiled(model, threads, rough=rough), provider
             # Its own fallback prints to standard output.
-            return runtime.InferenceSession(str(model), options, providers=chosen, enable_fallback=0)
+            inner = runtime.InferenceSession(str(model), options, providers=chosen, enable_fallback=0)
+            return inner, _short(inner.get_providers()[0])
         except _ort_errors() as error:
             if provider == "cpu":
                 raise ModelError(
@@ -255,6 +268,12 @@ def _card(model: Path) -> dict[str, Any]:
     if not isinstance(card, dict):
         raise ModelError(f"{path}: the network's card must be a JSON object; mend it or take it away")
     return card
+
+
+def _tensors(inner: Any, kind: str) -> tuple[Tensor, ...]:
+    if isinstance(inner, openvino.Compiled):
+        return tuple(Tensor(*described) for described in getattr(inner, kind))
+    return tuple(_tensor(node) for node in getattr(inner, f"get_{kind}")())
 
 
 def _tensor(node: Any) -> Tensor:

@@ -75,6 +75,7 @@ def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any], 
         "parameters": sum(p.numel() for p in net.parameters())
         + sum(w.size for one in (guesses.logs, guesses.counts) for w in one.values()),
         "weights": "float16",
+        "precision": "bfloat16",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         **card,
     }

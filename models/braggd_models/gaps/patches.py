@@ -18,6 +18,7 @@ from braggd_models.errors import TrainingError
 from braggd_models.gaps.samples import crystal
 from braggd_models.gaps.thesis import thesis_loss
 from braggd_models.simulate.dataset import random_crystal
+from braggd_models.training import fast_dtype
 
 SIDE = 32
 _BATCH = 32
@@ -68,7 +69,7 @@ def simulated_images(seed: int, width: int, side: int = 128, batch: int = 8) -> 
     while True:
         made = []
         for _ in range(batch):
-            scan = random_crystal(rng, shape=(8, side, side), off_peak=0.0, peak_counts=(1e3, 1e6))
+            scan = random_crystal(rng, shape=(16, side, side), off_peak=0.0, peak_counts=(1e3, 1e6))
             middle = scan.counts.shape[0] // 2
             made.append(
                 _framed(scan.counts[middle], scan.noiseless[middle], _gap((side, side), width, rng, anywhere=True))
@@ -184,7 +185,9 @@ def fine_tune(
         raise TrainingError(
             "no patch of the scan is free of gaps, so there is nothing to train on; use the network as it is"
         )
-    net.to(device).train()
+    place = torch.device(device)
+    dtype = fast_dtype(place)
+    net.to(place, memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(net.parameters(), rate)
     steps = 0
     for _ in range(epochs):
@@ -194,8 +197,10 @@ def fine_tune(
                 axis, box = chosen[index]
                 patch = np.moveaxis(counts[box], axis, -1)
                 made.append(_framed(patch, patch, _gap((SIDE,) * 3, width, rng)))
-            batch = _stacked(made).to(torch.device(device))
-            loss, _ = patch_loss(net(batch.seen), batch)
+            batch = _stacked(made).to(place)
+            with torch.autocast(place.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                painted = net(batch.seen.to(memory_format=torch.channels_last_3d))
+            loss, _ = patch_loss(painted, batch)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

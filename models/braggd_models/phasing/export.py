@@ -65,6 +65,7 @@ def export(net: SeedNet, path: Path, card: Mapping[str, Any], hypotheses: int = 
         "steps": net.steps,
         "parameters": count(net),
         "weights": "float16",
+        "precision": "bfloat16",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         **card,
     }

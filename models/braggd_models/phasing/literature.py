@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from braggd_models.gaps.thesis import ALL
 from braggd_models.phasing import fourier
 from braggd_models.phasing.crystals import Crystals
 from braggd_models.phasing.seednet import normalised
@@ -22,6 +23,8 @@ from braggd_models.phasing.seednet import normalised
 
 class TwoDecoders(nn.Module):
     """One encoder, and decoders for modulus (sigmoid) and phase (pi tanh) of an object half the pattern's size."""
+
+    plain = ALL
 
     def __init__(self, sizes: Sequence[int] = (32, 64, 128, 256)) -> None:
         super().__init__()
@@ -74,6 +77,8 @@ class ComplexConv(nn.Module):
 
 class ComplexUNet(nn.Module):
     """A complex-valued U-Net, from amplitudes to the object; 36.0 million real parameters, as in the thesis."""
+
+    plain = ALL
 
     def __init__(self, sizes: Sequence[int] = (28, 56, 112, 224, 448)) -> None:
         super().__init__()

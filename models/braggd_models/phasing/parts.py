@@ -78,10 +78,11 @@ def _race(wanted: Wanted) -> tuple[int, Iterator[Section]]:
                 title=f"time to an accuracy of {SOLVED:.0f} %",
                 subject="phases race",
                 text=race.report(finishes),
-                told=f"from the network {finish.network:.1f} s, at random {finish.random:.1f} s",
+                told=f"{finish.case.number:3d} {finish.case.strain:9s} {finish.case.phase_range:4.1f} rad: "
+                f"from the network {finish.network:.1f} s, at random {finish.random:.1f} s",
             )
 
-    return len(cases), sections()
+    return len(cases) * len(race.SHAPES), sections()
 
 
 def _times(wanted: Wanted) -> tuple[int, Iterator[Section]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from braggd_models.gaps.thesis import Dilated, Plain, Up
+from braggd_models.gaps.thesis import ALL, Dilated, Plain, Up
 
 _RATES = ((8, 5, 3, 1), (6, 4, 2, 1))
 
@@ -23,6 +23,8 @@ class RspNet(nn.Module):
     dimensions: 2 or 3; sizes: channels of the encoder's blocks, from the finest; middle: of the deepest layer
     rates: dilations of the first blocks; sides must be multiples of 2 to the number of blocks
     """
+
+    plain = ALL
 
     def __init__(
         self,

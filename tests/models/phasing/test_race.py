@@ -11,19 +11,23 @@ from braggd_models.phasing.study import Case
 CASE = Case(number=1, strain="cosines", phase_range=9.0)
 
 
-def test_a_start_from_the_truth_is_there_first(monkeypatch):
+@pytest.mark.parametrize("spoilt", [0.0, 0.8])
+def test_a_start_from_the_truth_is_there_first(monkeypatch, spoilt):
+    """Spoilt: phases off by so much, rad; the object is not there at once then."""
     monkeypatch.setattr(race, "ONE_RUN", "20*RAAR + 20*ER")
-    monkeypatch.setattr(race, "SHAPE", (64, 64, 64))
+    monkeypatch.setattr(race, "SHAPES", ((64, 64, 64),))
     monkeypatch.setattr(race, "_STARTS", 2)
 
     def oracle(truth, config):
         wave = np.abs(np.fft.fftn(truth.density))
         scale = np.sqrt(truth.counts.sum() / np.sum(wave**2))
-        return Predicted(density=(scale * truth.density).astype(np.complex64), seconds=0.0)
+        off = spoilt * np.random.default_rng(0).standard_normal(truth.density.shape)
+        return Predicted(density=(scale * truth.density * np.exp(1j * off)).astype(np.complex64), seconds=0.001)
 
     monkeypatch.setattr(race, "predicted_for", oracle)
     (finish,) = race.race([CASE])
     assert 0 < finish.network < finish.random
+    assert (finish.network == 0.001) == (spoilt == 0)
 
 
 def test_the_report_gives_medians_and_who_never_came():
