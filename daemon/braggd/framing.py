@@ -14,6 +14,7 @@ After Masto, PhD thesis, Univ. Grenoble Alpes, Fig. 4.39, where crop and binning
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -193,10 +194,42 @@ def extent(counts: Floats, centre: tuple[float, float, float]) -> tuple[float, f
 
 def centre_of(counts: Floats) -> tuple[float, float, float]:
     """The centre of mass of what is well above the background, voxels."""
-    bright = np.asarray(ndimage.uniform_filter(counts, 3, mode="nearest"), np.float32)
-    bright = np.maximum(bright - np.float32(_CENTRE_SHARE) * bright.max(), 0)
-    z, y, x = (float(c) for c in ndimage.center_of_mass(bright))
+    box, smooth = smoothed(np.asarray(counts, np.float32), _three_wide, _CENTRE_SHARE, (1, 1, 1))
+    bright = np.maximum(smooth - np.float32(_CENTRE_SHARE) * smooth.max(), 0)
+    z, y, x = (edge.start + float(c) for edge, c in zip(box, ndimage.center_of_mass(bright), strict=True))
     return z, y, x
+
+
+def smoothed(
+    volume: Floats, smoother: Callable[[Floats], Floats], share: float, reach: Sequence[int]
+) -> tuple[tuple[slice, slice, slice], Floats]:
+    """A smoothed volume where it is above a share of its maximum: a box that holds all of that, and what is in it.
+
+    volume: (z, y, x), >= 0; smoother: takes weighted means, over so many voxels to either side as `reach` says, and
+        repeats what is at the border. Nearly all of a pattern is dark, and smoothing it all would take ten times as long.
+    """
+    peak = np.unravel_index(int(np.argmax(volume)), volume.shape)
+    near = tuple(slice(max(0, int(p) - r), int(p) + r + 1) for p, r in zip(peak, reach, strict=True))
+    at = tuple(int(p) - edge.start for p, edge in zip(peak, near, strict=True))
+    # a mean is above that only where one of its voxels is
+    bright = volume > share * smoother(volume[near])[at]
+    edges = []
+    for axis, (n, r) in enumerate(zip(volume.shape, reach, strict=True)):
+        lit = np.flatnonzero(bright.any(axis=tuple(a for a in range(3) if a != axis)))
+        first, last = (int(lit[0]), int(lit[-1])) if lit.size else (0, n - 1)
+        edges.append(slice(max(0, first - 2 * r), min(n, last + 2 * r + 1)))
+    box = edges[0], edges[1], edges[2]
+    return box, np.asarray(smoother(volume[box]), np.float32)
+
+
+def gaussian(sigma: Sequence[float]) -> tuple[Callable[[Floats], Floats], tuple[int, ...]]:
+    """A smoother by a Gaussian for `smoothed`, and its reach."""
+    reach = tuple(int(4 * s + 0.5) for s in sigma)
+    return lambda volume: np.asarray(ndimage.gaussian_filter(volume, sigma, mode="nearest"), np.float32), reach
+
+
+def _three_wide(volume: Floats) -> Floats:
+    return np.asarray(ndimage.uniform_filter(volume, 3, mode="nearest"), np.float32)
 
 
 def _along(axis: int, matrix: NDArray[Any], volume: NDArray[Any]) -> NDArray[Any]:

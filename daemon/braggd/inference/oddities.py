@@ -7,7 +7,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from braggd.framing import Framing
+from braggd.framing import Framing, gaussian, smoothed
 
 Floats = NDArray[np.float32]
 
@@ -51,20 +51,21 @@ def has_fringes(counts: Floats, framing: Framing) -> bool:
 def is_twofold(counts: Floats, framing: Framing) -> bool:
     """Whether the autocorrelation has pieces of its own, as only separate bodies make them."""
     moved = np.roll(counts, [-round(c) for c in framing.centre], (0, 1, 2))
-    correlated = np.abs(scipy.fft.fftshift(scipy.fft.fftn(moved, workers=-1)))
-    correlated = ndimage.uniform_filter(correlated, 3)
+    # the lags along x from 0 on: the others say the same
+    correlated = np.abs(scipy.fft.fftshift(scipy.fft.rfftn(moved, workers=-1), (0, 1)))
+    correlated = ndimage.uniform_filter(correlated, 3, mode=("wrap", "wrap", "mirror"))
     pieces, count = ndimage.label(correlated > _APART * correlated.max())
     if count < 2:
         return False
-    middle = pieces[tuple(n // 2 for n in counts.shape)]
+    middle = pieces[counts.shape[0] // 2, counts.shape[1] // 2, 0]
     sizes = np.bincount(pieces.ravel())
     return bool(any(sizes[piece] >= _PIECE for piece in range(1, count + 1) if piece != middle))
 
 
 def is_split(counts: Floats, framing: Framing) -> bool:
     """Whether two peaks stand far apart with next to nothing between them."""
-    sigma = [0.6 * step for step in framing.step]
-    smooth = ndimage.gaussian_filter(counts, sigma)
+    smoother, reach = gaussian([0.6 * step for step in framing.step])
+    _, smooth = smoothed(counts, smoother, _VALLEY, reach)
     pieces, count = ndimage.label(smooth > _VALLEY * smooth.max())
     if count < 2:
         return False
