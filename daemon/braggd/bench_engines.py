@@ -25,8 +25,7 @@ from braggd.phasing.recipe import parse
 from braggd.phasing.retrieve import retrieve
 from braggd.phasing.solver import Schedule, Solver
 from braggd.phasing.support import first_support
-from braggd.scan.hot import trusted
-from braggd.scan.region import phasing_region
+from braggd.scan.region import selected
 
 ITERATIONS = {"HIO": 400, "RAAR": 1000, "ER": 300}
 """By algorithm, of the thesis's recipe of one run."""
@@ -80,9 +79,8 @@ def task_from(spec: str, shape: tuple[int, int, int], share: float) -> Task:
     Raises BraggdError where there is nothing to phase.
     """
     scan = load_scan(spec, Config(), "compare")
-    valid, _ = trusted(scan.counts, scan.valid)
-    region = tuple(slice(*edge) for edge in phasing_region(scan.counts, valid, shape))
-    counts, valid = np.ascontiguousarray(scan.counts[region]), np.ascontiguousarray(valid[region])
+    part = selected(scan.counts, scan.valid, shape)
+    counts, valid = part.counts, part.valid
     pattern = prepare(np.sqrt(np.where(valid, counts, 0)), valid, None)
     free = free_voxels(valid, peak=pattern.peak)
     counted = {name: max(1, round(share * count)) for name, count in ITERATIONS.items()}

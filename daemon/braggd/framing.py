@@ -206,7 +206,7 @@ def smoothed(
     """A smoothed volume where it is above a share of its maximum: a box that holds all of that, and what is in it.
 
     volume: (z, y, x), >= 0; smoother: takes weighted means, over so many voxels to either side as `reach` says, and
-        repeats what is at the border. Nearly all of a pattern is dark, and smoothing it all would take ten times as long.
+        repeats what is at the border. Nearly all of a pattern is dark; smoothing it all would take ten times as long.
     """
     peak = np.unravel_index(int(np.argmax(volume)), volume.shape)
     near = tuple(slice(max(0, int(p) - r), int(p) + r + 1) for p, r in zip(peak, reach, strict=True))

@@ -23,8 +23,7 @@ from braggd.phasing.improve import improved
 from braggd.phasing.resolution import resolution_nm
 from braggd.phasing.retrieve import Retrieved, Seed, merge, retrieve
 from braggd.phasing.support import dense
-from braggd.scan.hot import trusted
-from braggd.scan.region import phasing_region
+from braggd.scan.region import selected
 
 Progress = Callable[[float, str], None]
 
@@ -63,10 +62,8 @@ def reconstruct(
     """
     clock, warnings = Clock(), list(scan.warnings)
 
-    valid, hot = trusted(scan.counts, scan.valid)
-    region = phasing_region(scan.counts, valid, config.phasing.shape)
-    crop = tuple(slice(*edge) for edge in region)
-    counts, valid = np.ascontiguousarray(scan.counts[crop]), np.ascontiguousarray(valid[crop])
+    part = selected(scan.counts, scan.valid, config.phasing.shape)
+    counts, valid = part.counts, part.valid
     clock.lap("select")
 
     filled = inpaint(counts, valid, config.inference)
@@ -91,7 +88,7 @@ def reconstruct(
             counts=counts,
             valid=valid,
             inpainted=filled.counts,
-            region=_within_raw(region, scan.origin),
+            region=_within_raw(part.region, scan.origin),
             density=found.density,
             support=found.support,
             geometry=scan.geometry,
@@ -104,7 +101,7 @@ def reconstruct(
                 "prediction": predicted.degraded,
                 "phasing": lesser(config.phasing.device),
             },
-            provenance=_provenance(config, filled, predicted, found, int(hot.sum()), scan),
+            provenance=_provenance(config, filled, predicted, found, part.hot, scan),
         )
 
     first = _predicted(predicted, amplitude, valid, np.sqrt(filled.counts), config)

@@ -10,6 +10,7 @@ from scipy.fft import next_fast_len
 from scipy.ndimage import uniform_filter
 
 from braggd.errors import RegionError
+from braggd.scan.hot import trusted
 
 _BRIGHTEST = 2000  # pixels looked at: more than a sensible number of hot pixels
 _APART = 20  # two peaks closer than this, in pixels, are one
@@ -29,6 +30,36 @@ class Peak:
     column: int
     height: float
     content: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Selected:
+    """The part of a scan that is phased.
+
+    counts: (step, row, column) float32, photons; valid: bool, True where measured and trusted
+    region: its (start, stop) in the scan along each axis; hot: voxels of the whole scan that are not trusted
+    """
+
+    counts: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    region: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    hot: int
+
+
+def selected(counts: NDArray[np.float32], valid: NDArray[np.bool_], largest: tuple[int, int, int]) -> Selected:
+    """Hot voxels masked, and the part about the peak cut out, as `phasing_region` has it.
+
+    counts, valid: (step, row, column) of the whole scan. Raises RegionError where there is nothing to phase.
+    """
+    valid, hot = trusted(counts, valid)
+    region = phasing_region(counts, valid, largest)
+    box = tuple(slice(*edge) for edge in region)
+    return Selected(
+        counts=np.ascontiguousarray(counts[box]),
+        valid=np.ascontiguousarray(valid[box]),
+        region=region,
+        hot=int(hot.sum()),
+    )
 
 
 def find_peaks(projection: NDArray[np.generic], blind: NDArray[np.bool_], most: int = 5) -> list[Peak]:

@@ -12,8 +12,7 @@ from braggd.phasing import fourier
 from braggd.phasing.align import align
 from braggd.phasing.improve import improved
 from braggd.phasing.retrieve import Seed, merge, retrieve
-from braggd.scan.hot import trusted
-from braggd.scan.region import phasing_region
+from braggd.scan.region import selected
 from braggd_models.benchmarks import table
 from braggd_models.errors import TrainingError
 from braggd_models.phasing.study import ONE_RUN, plain_runs, polished
@@ -27,9 +26,8 @@ def compared(spec: str, config: Config, runs: int = 5) -> str:
     Raises TrainingError where the network predicts nothing, BraggdError where there is nothing to phase.
     """
     scan = load_scan(spec, config, "measured")
-    valid, _ = trusted(scan.counts, scan.valid)
-    region = tuple(slice(*edge) for edge in phasing_region(scan.counts, valid, config.phasing.shape))
-    counts, valid = np.ascontiguousarray(scan.counts[region]), np.ascontiguousarray(valid[region])
+    part = selected(scan.counts, scan.valid, config.phasing.shape)
+    counts, valid = part.counts, part.valid
     filled = inpaint(counts, valid, config.inference).counts
     amplitude = np.sqrt(np.where(valid, counts, 0), dtype=np.float32)
     predicted = predict(filled, valid, config.inference)

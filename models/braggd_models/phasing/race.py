@@ -24,13 +24,13 @@ from braggd_models.simulate.pattern import Simulated
 SHAPES = ((128, 128, 128), (118, 180, 230))
 """Of the patterns: the largest that the daemon phases unless told otherwise, and the first of Table 4.2 (thesis)."""
 
-_STARTS = 4  # at most
+_STARTS, _PATIENCE_S = 4, 60.0  # at most
 _OFTEN, _UNTIL, _SELDOM = 10, 100, 50  # iterations between two looks at the object, at first, and later
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """Seconds until an object came to SOLVED, starts in vain counted in, looks at it not; infinite where none did.
+    """Seconds until an object came to SOLVED, starts in vain counted in, looks at it not; infinite after a minute.
 
     network: that of the network where its object is there at once; else also that of starts of which the first began
         with its object, the others at random
@@ -42,8 +42,8 @@ class Finish:
     random: float
 
 
-class _SolvedError(Exception):
-    """Thrown through a start that came to the object; holds the seconds."""
+class _OverError(Exception):
+    """Thrown through a start that came to the object, or took too long; holds the seconds."""
 
 
 def race(chosen: Sequence[Case], model: str = "auto") -> Iterator[Finish]:
@@ -72,13 +72,15 @@ def _solved(truth: Simulated, seeds: Sequence[tuple[str, NDArray[np.complex64]]]
         density, support = (to_host(array) for array in (ensemble.solver.density, ensemble.solver.support))
         now = time.perf_counter()
         if score(fourier.centre(np.where(support, density, 0).astype(np.complex64)), truth) >= SOLVED:
-            raise _SolvedError(now - begun - looking)
+            raise _OverError(now - begun - looking)
+        if now - begun - looking > _PATIENCE_S:
+            raise _OverError(float("inf"))
         looking += time.perf_counter() - now
 
     try:
         for _ in range(_STARTS):
             ensemble.start(look)
-    except _SolvedError as found:
+    except _OverError as found:
         return float(found.args[0])
     return float("inf")
 
@@ -103,8 +105,9 @@ def report(finishes: Sequence[Finish]) -> str:
         voxels = " x ".join(map(str, shape))
         rows += [(voxels, *_row(name, group)) for name, group in {**groups, "all": of_shape}.items()]
     return (
-        f"Starts of {ONE_RUN} at full resolution, {_STARTS} at most, the object looked at every {_OFTEN} iterations, "
-        f"after {_UNTIL} of them every {_SELDOM}; medians. The network's time is counted in.\n\n{table(head, rows)}"
+        f"Starts of {ONE_RUN} at full resolution, {_STARTS} and {_PATIENCE_S:.0f} s at most, the object looked at "
+        f"every {_OFTEN} iterations, after {_UNTIL} of them every {_SELDOM}; medians. The network's time is counted "
+        f"in.\n\n{table(head, rows)}"
     )
 
 
