@@ -37,7 +37,7 @@ class Selected:
     """The part of a scan that is phased.
 
     counts: (step, row, column) float32, photons; valid: bool, True where measured and trusted
-    region: its (start, stop) in the scan along each axis; hot: voxels of the whole scan that are not trusted
+    region: its (start, stop) in the scan along each axis; hot: pixels of the whole scan that count wrongly
     """
 
     counts: NDArray[np.float32]
