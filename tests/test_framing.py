@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from braggd.errors import FramingError
-from braggd.framing import EDGE, Framing, centre_of, extent, framing_of, gaussian, smoothed
+from braggd.framing import EDGE, Framing, centre_of, extent, framing_of
 
 SHAPE = (48, 60, 54)
 
@@ -113,19 +113,3 @@ def test_a_pattern_without_any_extent_is_refused():
     spread = np.full(SHAPE, 50.0, np.float32)
     with pytest.raises(FramingError, match="no fringes"):
         framing_of(spread)
-
-
-def test_smoothing_where_it_is_bright_is_smoothing_all():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        volume = 0.01 * rng.random((20, 24, 18)).astype(np.float32)
-        for _ in range(2):
-            z, y, x = (int(rng.integers(n)) for n in volume.shape)
-            volume[z : z + 4, y : y + 4, x : x + 4] += rng.random()
-        smoother, reach = gaussian(rng.uniform(0.4, 1.2, 3))
-        box, made = smoothed(volume, smoother, 0.1, reach)
-        whole = smoother(volume)
-        bright, mine = whole > 0.1 * whole.max(), np.zeros(volume.shape, bool)
-        mine[box] = made > 0.1 * made.max()
-        np.testing.assert_array_equal(mine, bright)
-        np.testing.assert_allclose(made[bright[box]], whole[bright], rtol=1e-5)

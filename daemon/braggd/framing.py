@@ -14,7 +14,6 @@ After Masto, PhD thesis, Univ. Grenoble Alpes, Fig. 4.39, where crop and binning
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +23,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from braggd.bright import smoothed
 from braggd.errors import FramingError
 
 EDGE = 32
@@ -198,34 +198,6 @@ def centre_of(counts: Floats) -> tuple[float, float, float]:
     bright = np.maximum(smooth - np.float32(_CENTRE_SHARE) * smooth.max(), 0)
     z, y, x = (edge.start + float(c) for edge, c in zip(box, ndimage.center_of_mass(bright), strict=True))
     return z, y, x
-
-
-def smoothed(
-    volume: Floats, smoother: Callable[[Floats], Floats], share: float, reach: Sequence[int]
-) -> tuple[tuple[slice, slice, slice], Floats]:
-    """A smoothed volume where it is above a share of its maximum: a box that holds all of that, and what is in it.
-
-    volume: (z, y, x), >= 0; smoother: takes weighted means, over so many voxels to either side as `reach` says, and
-        repeats what is at the border. Nearly all of a pattern is dark; smoothing it all would take ten times as long.
-    """
-    peak = np.unravel_index(int(np.argmax(volume)), volume.shape)
-    near = tuple(slice(max(0, int(p) - r), int(p) + r + 1) for p, r in zip(peak, reach, strict=True))
-    at = tuple(int(p) - edge.start for p, edge in zip(peak, near, strict=True))
-    # a mean is above that only where one of its voxels is
-    bright = volume > share * smoother(volume[near])[at]
-    edges = []
-    for axis, (n, r) in enumerate(zip(volume.shape, reach, strict=True)):
-        lit = np.flatnonzero(bright.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (int(lit[0]), int(lit[-1])) if lit.size else (0, n - 1)
-        edges.append(slice(max(0, first - 2 * r), min(n, last + 2 * r + 1)))
-    box = edges[0], edges[1], edges[2]
-    return box, np.asarray(smoother(volume[box]), np.float32)
-
-
-def gaussian(sigma: Sequence[float]) -> tuple[Callable[[Floats], Floats], tuple[int, ...]]:
-    """A smoother by a Gaussian for `smoothed`, and its reach."""
-    reach = tuple(int(4 * s + 0.5) for s in sigma)
-    return lambda volume: np.asarray(ndimage.gaussian_filter(volume, sigma, mode="nearest"), np.float32), reach
 
 
 def _three_wide(volume: Floats) -> Floats:

@@ -7,7 +7,8 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from braggd.framing import Framing, gaussian, smoothed
+from braggd.bright import gaussian, smoothed
+from braggd.framing import Framing
 
 Floats = NDArray[np.float32]
 

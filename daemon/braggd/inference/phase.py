@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from braggd.bright import bright_piece
 from braggd.config import InferenceConfig
 from braggd.errors import FramingError, ModelError
-from braggd.framing import Framing, framing_of, gaussian, smoothed
+from braggd.framing import Framing, framing_of
 from braggd.inference.networks import opened
 from braggd.inference.oddities import oddities
 from braggd.inference.predictor import Predictor
@@ -123,12 +123,7 @@ def _compact(density: NDArray[np.complex64], framing: Framing) -> Bools:
     """The largest piece of where the object is bright."""
     # a voxel of the network's is n / (EDGE step) of the pattern's own in real space
     sigma = [_SMOOTHING * n / (32 * step) for n, step in zip(framing.shape, framing.step, strict=True)]
-    smoother, reach = gaussian(sigma)
-    box, smooth = smoothed(np.abs(density), smoother, _THRESHOLD, reach)
-    pieces, count = ndimage.label(smooth > _THRESHOLD * smooth.max())
-    support = np.zeros(density.shape, np.bool_)
-    support[box] = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])) if count > 1 else pieces > 0
-    return support
+    return bright_piece(np.abs(density), sigma, _THRESHOLD)
 
 
 def _object(wave: NDArray[np.complex64]) -> NDArray[np.complex64]:

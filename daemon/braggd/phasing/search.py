@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from braggd.bright import bright_piece
 from braggd.config import PhasingConfig
 from braggd.errors import PhasingError
 from braggd.framing import EDGE
@@ -16,7 +16,6 @@ from braggd.phasing.course import Course
 from braggd.phasing.ensemble import Ensemble, Seed
 from braggd.phasing.pattern import Pattern
 from braggd.phasing.reduced import Reduced
-from braggd.phasing.support import components
 
 _QUICK, _SECONDS = 16, 3  # random starts at low resolution at most; beside an object from elsewhere
 _BLUR, _BRIGHT = 0.5, 0.1  # voxels at low resolution, and share of the maximum: where an object is shown
@@ -75,8 +74,7 @@ def settled(
     density, support = (fourier.centre(array) for array in low.lift(solver.density, solver.support))
     framing = low.framing
     widths = [_BLUR * n / (framing.edge * step) for n, step in zip(framing.shape, framing.step, strict=True)]
-    modulus = ndimage.gaussian_filter(np.abs(density) * support, widths)
-    support = components(modulus > _BRIGHT * modulus.max())[1]
+    support = bright_piece(np.abs(density) * support, widths, _BRIGHT)
     return np.where(support, density, 0).astype(np.complex64), support
 
 
