@@ -72,7 +72,7 @@ def _off(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 def network(model: str) -> Callable[[Floats, Bools], Floats]:
     """The filling network as the daemon runs it; model: as in the config's `inpaint_model`."""
-    config = InferenceConfig(inpaint_model=model, providers=("cpu",))
+    config = InferenceConfig(inpaint_model=model)
 
     def fill(counts: Floats, pixels: Bools) -> Floats:
         return inpaint(counts, np.broadcast_to(pixels, counts.shape), config).counts
