@@ -29,7 +29,7 @@ FORMAT = 1
 Floats = NDArray[np.float32]
 Complex = NDArray[np.complex64]
 
-_EXPLAINED = 0.15  # misfit of the first answer up to which others would hardly better it
+_EXPLAINED = 0.18  # misfit of the first answer up to which others would hardly better it
 _AS_GOOD = 1.2  # times the least misfit
 
 _Number = TypeVar("_Number", bound=np.generic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -67,6 +68,7 @@ def score_phases(
     model: Annotated[str, typer.Option(help="FILE.onnx; auto: the shipped one.")] = "auto",
     part: Annotated[str, typer.Option(help="ranges, race, low-strain, times, measured or nets.")] = "ranges",
     minutes: Annotated[float, typer.Option(help="Of training each network, with --part nets.")] = 10,
+    shape: Annotated[str, typer.Option(help="Of the patterns, ZxYxX, with --part race.")] = "128x128x128",
     output: Annotated[Path, typer.Option("-o", "--output", help="Markdown file.")] = Path("models/BENCHMARKS.md"),
 ) -> None:
     """Compare the network that predicts phases with plain iterations.
@@ -89,14 +91,26 @@ def score_phases(
         steps = tuple(float(one) * math.pi for one in ranges.split(",")) if ranges else ()
     except ValueError as error:
         raise typer.BadParameter(f"{ranges}: give numbers, separated by commas", param_hint="--ranges") from error
+    edges = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
+    if not edges:
+        raise typer.BadParameter(f"{shape}: give three numbers, as 118x180x230", param_hint="--shape")
+    z, y, x = (int(edge) for edge in edges.groups())
     command = "braggd-models score phases" + (f" --part {part}" if part != "ranges" else "")
     if part in OF_CRYSTALS:
         command += f" --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
     command += "".join(f' --method "{name}"' for name in method or ())
     command += f" --minutes {minutes:g}" if part == "nets" else ""
+    command += f" --shape {shape}" if part == "race" else ""
     console = Console()
     count, sections = PARTS[part](
-        Wanted(crystals=crystals, ranges=steps, methods=tuple(method or ()), model=model, minutes=minutes)
+        Wanted(
+            crystals=crystals,
+            ranges=steps,
+            methods=tuple(method or ()),
+            model=model,
+            minutes=minutes,
+            shape=(z, y, x),
+        )
     )
     for section in track(sections, part, total=count, console=console):
         if section.told:

@@ -17,6 +17,7 @@ class Wanted:
 
     crystals: how many; ranges: phase ranges, rad, those of the part where there are none
     methods: of `study.METHODS`; model: the network's file; minutes: of training a network
+    shape: of the patterns of a race, voxels
     """
 
     crystals: int
@@ -24,6 +25,7 @@ class Wanted:
     methods: tuple[str, ...]
     model: str
     minutes: float
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,18 +73,18 @@ def _race(wanted: Wanted) -> tuple[int, Iterator[Section]]:
     cases = study.cases(wanted.crystals, wanted.ranges or study.RANGES)
 
     def sections() -> Iterator[Section]:
-        finishes = []
-        for finish in race.race(cases, wanted.model):
+        finishes, voxels = [], " x ".join(map(str, wanted.shape))
+        for finish in race.race(cases, wanted.shape, wanted.model):
             finishes.append(finish)
             yield Section(
-                title=f"time to an accuracy of {SOLVED:.0f} %",
-                subject="phases race",
+                title=f"time to an accuracy of {SOLVED:.0f} %, {voxels} voxels",
+                subject=f"phases race {voxels}",
                 text=race.report(finishes),
                 told=f"{finish.case.number:3d} {finish.case.strain:9s} {finish.case.phase_range:4.1f} rad: "
                 f"from the network {finish.network:.1f} s, at random {finish.random:.1f} s",
             )
 
-    return len(cases) * len(race.SHAPES), sections()
+    return len(cases), sections()
 
 
 def _times(wanted: Wanted) -> tuple[int, Iterator[Section]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +19,6 @@ from braggd_models.benchmarks import table
 from braggd_models.phasing.score import SOLVED
 from braggd_models.phasing.study import BASELINE, ONE_RUN, Case, amplitude_of, predicted_for, score
 from braggd_models.simulate.pattern import Simulated
-
-SHAPES = ((128, 128, 128), (118, 180, 230))
-"""Of the patterns: the largest that the daemon phases unless told otherwise, and the first of Table 4.2 (thesis)."""
 
 _STARTS, _PATIENCE_S = 4, 60.0  # at most
 _OFTEN, _UNTIL, _SELDOM = 10, 100, 50  # iterations between two looks at the object, at first, and later
@@ -46,13 +42,12 @@ class _OverError(Exception):
     """Thrown through a start that came to the object, or took too long; holds the seconds."""
 
 
-def race(chosen: Sequence[Case], model: str = "auto") -> Iterator[Finish]:
-    """Solve the cases both ways, at full resolution, with patterns of each of SHAPES; model: the network's file."""
+def race(chosen: Sequence[Case], shape: tuple[int, int, int], model: str = "auto") -> Iterator[Finish]:
+    """Solve the cases both ways, at full resolution, with patterns of that shape; model: the network's file."""
     config = Config(inference=InferenceConfig(phase_model=model))
     warm_up(config.phasing)
-    for shape, case in itertools.product(SHAPES, chosen):
-        case = replace(case, shape=shape)
-        truth = case.simulate()
+    for case in chosen:
+        truth = replace(case, shape=shape).simulate()
         predicted = predicted_for(truth, config)
         seeds = [] if predicted.density is None else [("network", fourier.corner(predicted.density))]
         more = 0.0 if score(predicted.density, truth) >= SOLVED else _solved(truth, seeds)
@@ -86,9 +81,11 @@ def _solved(truth: Simulated, seeds: Sequence[tuple[str, NDArray[np.complex64]]]
 
 
 def report(finishes: Sequence[Finish]) -> str:
-    """Markdown: medians by shape and strain."""
+    """Markdown: medians by strain, and over all."""
+    strains = dict.fromkeys(f.case.strain for f in finishes)
+    groups = {strain: [f for f in finishes if f.case.strain == strain] for strain in strains}
+    rows = [_row(name, group) for name, group in {**groups, "all": list(finishes)}.items()]
     head = (
-        "voxels",
         "strain",
         "crystals",
         "from the network (s)",
@@ -97,13 +94,6 @@ def report(finishes: Sequence[Finish]) -> str:
         "solved from the network",
         "at random",
     )
-    rows = []
-    for shape in dict.fromkeys(f.case.shape for f in finishes):
-        of_shape = [f for f in finishes if f.case.shape == shape]
-        strains = dict.fromkeys(f.case.strain for f in of_shape)
-        groups = {strain: [f for f in of_shape if f.case.strain == strain] for strain in strains}
-        voxels = " x ".join(map(str, shape))
-        rows += [(voxels, *_row(name, group)) for name, group in {**groups, "all": of_shape}.items()]
     return (
         f"Starts of {ONE_RUN} at full resolution, {_STARTS} and {_PATIENCE_S:.0f} s at most, the object looked at "
         f"every {_OFTEN} iterations, after {_UNTIL} of them every {_SELDOM}; medians. The network's time is counted "

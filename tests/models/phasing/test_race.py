@@ -15,7 +15,6 @@ CASE = Case(number=1, strain="cosines", phase_range=9.0)
 def test_a_start_from_the_truth_is_there_first(monkeypatch, spoilt):
     """Spoilt: phases off by so much, rad; the object is not there at once then."""
     monkeypatch.setattr(race, "ONE_RUN", "20*RAAR + 20*ER")
-    monkeypatch.setattr(race, "SHAPES", ((64, 64, 64),))
     monkeypatch.setattr(race, "_STARTS", 2)
 
     def oracle(truth, config):
@@ -25,7 +24,7 @@ def test_a_start_from_the_truth_is_there_first(monkeypatch, spoilt):
         return Predicted(density=(scale * truth.density * np.exp(1j * off)).astype(np.complex64), seconds=0.001)
 
     monkeypatch.setattr(race, "predicted_for", oracle)
-    (finish,) = race.race([CASE])
+    (finish,) = race.race([CASE], (64, 64, 64))
     assert 0 < finish.network < finish.random
     assert (finish.network == 0.001) == (spoilt == 0)
 
