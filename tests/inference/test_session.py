@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,16 @@ def test_openvino_gives_what_onnx_runtime_gives(tmp_path, networks):
     kept = other.copy()
     sessions[1].run({"volume": VOLUME + 1})
     np.testing.assert_array_equal(other, kept)
+
+
+@with_openvino
+def test_threads_that_share_a_session_take_turns(tmp_path, networks):
+    session = open_session(networks.weighted_sum(tmp_path / "sum.onnx", [1.0, 0.0]), ("openvino",))
+    volumes = [np.full((1, 2, 24, 24, 24), number, np.float32) for number in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda volume: session.run({"volume": volume})["filled"], volumes))
+    for number, filled in enumerate(made):
+        np.testing.assert_array_equal(filled, number)
 
 
 @with_openvino
@@ -159,6 +170,7 @@ def test_nothing_is_printed_and_no_runtime_is_loaded_before_it_is_needed(tmp_pat
     (tmp_path / "text.onnx").write_text("no network")
     code = f"""
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from pathlib import Path
 from braggd.inference import inpaint, session

@@ -7,6 +7,7 @@ fills gaps (onnxruntime-openvino 1.24.1; OpenVINO itself gives them to 1e-5).
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,7 @@ class Compiled:
         }
         self._compiled = openvino.Core().compile_model(_read(model), "CPU", settings)
         self._request = self._compiled.create_infer_request()
+        self._turn = threading.Lock()  # a request serves one at a time
         # what an input is only passed on to has its names, too
         names = [port.get_node().get_friendly_name() for port in self._compiled.inputs]
         self.inputs = [_described(name, port) for name, port in zip(names, self._compiled.inputs, strict=True)]
@@ -44,8 +46,9 @@ class Compiled:
 
     def run(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs of these names; raises RuntimeError where the network fails."""
-        self._request.infer(dict(feeds), share_inputs=True)
-        return [np.array(self._request.get_tensor(name).data) for name in names]
+        with self._turn:
+            self._request.infer(dict(feeds), share_inputs=True)
+            return [np.array(self._request.get_tensor(name).data) for name in names]
 
 
 def installed() -> bool:
