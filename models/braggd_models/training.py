@@ -22,6 +22,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from braggd.inference.openvino import multiplies_bf16
 from braggd_models.errors import TrainingError
 from braggd_models.optimiser import Muon
 
@@ -92,9 +93,7 @@ def fast_dtype(device: torch.device) -> torch.dtype | None:
     """bfloat16 where it is faster: on GPUs and on CPUs that multiply it."""
     if device.type == "cuda":
         return torch.bfloat16
-    flags = Path("/proc/cpuinfo")
-    said = flags.read_text(errors="ignore") if flags.exists() else ""
-    return torch.bfloat16 if "amx_bf16" in said or "avx512_bf16" in said else None
+    return torch.bfloat16 if multiplies_bf16() else None
 
 
 def resumed(net: nn.Module, folder: Path, plan: Plan, device: torch.device) -> Run:

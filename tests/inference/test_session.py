@@ -96,7 +96,7 @@ def test_bfloat16_is_for_networks_whose_cards_say_so(tmp_path, networks, precise
     networks.card(model, **({} if precise else {"precision": "bfloat16"}))
     session = open_session(model, ("openvino",))
     asked = str(session._inner._compiled.get_property("INFERENCE_PRECISION_HINT"))
-    assert ("bfloat16" in asked) == (not precise and openvino._multiplies_bf16())
+    assert ("bfloat16" in asked) == (not precise and openvino.multiplies_bf16())
 
 
 @with_openvino

@@ -32,7 +32,7 @@ class Compiled:
 
         settings = {
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if rough and _multiplies_bf16() else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if rough and multiplies_bf16() else "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # the cores are shared with those who receive frames
         }
@@ -75,8 +75,8 @@ def _described(name: str, port: Any) -> tuple[str, tuple[int | None, ...], str]:
 
 
 @cache
-def _multiplies_bf16() -> bool:
-    """Whether the CPU does; OpenVINO would also imitate it, slowly."""
+def multiplies_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16; where it does not, OpenVINO would imitate it, slowly."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
