@@ -109,7 +109,7 @@ def test_free_counts_are_judged_alone_and_reach_no_engine():
     counts = np.random.default_rng(1).poisson(coherent).astype(np.float32)
     spoiled = np.where(free, counts + 1000, counts)
     before, after = (evaluate(found(density, support), seen, valid, free) for seen in (counts, spoiled))
-    assert after.llk == before.llk
+    assert after.llk == pytest.approx(before.llk, rel=1e-9)  # threads add up in any order
     assert after.free_llk > before.free_llk + 100
 
     given = task()
