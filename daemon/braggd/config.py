@@ -70,8 +70,9 @@ class ScanConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class InferenceConfig(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How networks run.
 
-    providers: ONNX Runtime execution providers in order of preference; auto: CUDA where there is a GPU, else
-        OpenVINO, where this ONNX Runtime has them, else the CPU. One that is named and cannot be had is a degradation.
+    providers: OpenVINO and the execution providers of ONNX Runtime, in order of preference; auto: CUDA where there is a
+        GPU and an ONNX Runtime that can use it, else OpenVINO where it is installed, else ONNX Runtime's own for the
+        CPU. One that is named and cannot be had is a degradation.
     engine_cache: folder for TensorRT engines; empty: the user's cache folder
     inpaint_model: ONNX file that fills gaps; auto: the one that comes with braggd; empty: interpolation
     phase_model: ONNX file that predicts the object; auto: the one that comes with braggd; empty: no `dl` stage

@@ -84,8 +84,8 @@ class Session:
         feeds: the inputs by name, of the dtype and shape that `inputs` tells
         Returns the outputs by name.
 
-        A run that fails on a GPU, out of memory for example, is repeated once in a fresh session on the CPU, which
-        then stays. Raises ModelError where the inputs do not fit or the run fails on the CPU.
+        A run that fails on a GPU, out of memory for example, or in OpenVINO is repeated once in a fresh session of ONNX
+        Runtime on the CPU, which then stays. Raises ModelError where the inputs do not fit or the run fails there.
         """
         self._check(feeds)
         feeds = {name: np.ascontiguousarray(feed) for name, feed in feeds.items()}

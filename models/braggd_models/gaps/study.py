@@ -176,6 +176,8 @@ def eiger(model: str, size: Size) -> Part:
     also makes a difference.
     """
     config = _shortened(PhasingConfig(), quick=size.side < 128)
+    alone = msgspec.structs.replace(config, inpainted_weight=0.0)
+    again = msgspec.structs.replace(alone, seed=config.seed + 1)
     fill = network(model)
     rows: list[list[object]] = []
     scores: list[NDArray[np.float64]] = []
@@ -193,8 +195,6 @@ def eiger(model: str, size: Size) -> Part:
         holed = np.where(pixels, made.counts, 0).astype(np.float32)
         filled = fill(holed, pixels)
         found = []
-        alone = msgspec.structs.replace(config, inpainted_weight=0.0)
-        again = msgspec.structs.replace(alone, seed=config.seed + 1)
         for way, guess in ((alone, None), (again, None), (config, np.sqrt(filled))):
             density = retrieve(np.sqrt(holed), np.ascontiguousarray(valid), way, guess=guess).density
             aligned = align(made.density, density).density
