@@ -330,6 +330,7 @@ def test_the_device_outlives_the_daemon_and_takes_it_up_again() -> None:
     first.publish(FINAL)
     with running(first, free_port()) as (process, proxy):
         wait_for(lambda: proxy.state() == tango.DevState.RUNNING)
+        wait_for(lambda: quality(proxy, "modulus_xy") == tango.AttrQuality.ATTR_VALID)
         again = (first.publish_endpoint, first.requests_endpoint)
         first.close()
         wait_for(lambda: proxy.state() == tango.DevState.FAULT)
