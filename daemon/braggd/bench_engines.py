@@ -21,14 +21,14 @@ from braggd.phasing import coherence, fourier
 from braggd.phasing.free import free_voxels
 from braggd.phasing.pattern import prepare
 from braggd.phasing.projections import convolve
-from braggd.phasing.recipe import parse
+from braggd.phasing.recipe import ONE_RUN, parse
 from braggd.phasing.retrieve import retrieve
 from braggd.phasing.solver import Schedule, Solver
 from braggd.phasing.support import first_support
 from braggd.scan.region import selected
 
-ITERATIONS = {"HIO": 400, "RAAR": 1000, "ER": 300}
-"""By algorithm, of the thesis's recipe of one run."""
+ITERATIONS = {block.algorithm: block.count for block in parse(ONE_RUN)}
+"""By algorithm, of one run."""
 
 _PERIOD, _SHORTEST = 50, 20  # iterations between two support updates: PyNX's default, and in a trial
 

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from braggd.bench_engines import ITERATIONS, recipe
 from braggd.bench_steps import Step, steps, whole_runs
 from braggd.errors import BraggdError
 from braggd.peers.interpreter import COHERE, PYNX, Installed, Peer, locate
 from braggd.phasing import fourier, projections
-
-_RECIPE = recipe(ITERATIONS)
+from braggd.phasing.recipe import ONE_RUN
 
 _Times = dict[Step, float | str]
 """Milliseconds of one iteration, or why there are none."""
@@ -30,11 +28,11 @@ def bench_phasing(
 
     shapes: such as `118x180x230`; repeats: rounds, in each of which everything runs once
     pynx, cohere: interpreters that have them, where it is neither this one nor the system's
-    peers: whether they are run at all; runs: starts of _RECIPE to time from beginning to end at each shape
+    peers: whether they are run at all; runs: starts of ONE_RUN to time from beginning to end at each shape
 
     Raises BraggdError where a shape cannot be read, or a named interpreter does not have its package.
     """
-    edges = [_edges(shape) for shape in shapes]
+    edges = [edges_of(shape) for shape in shapes]
     found = {PYNX: locate(PYNX, pynx), COHERE: locate(COHERE, cohere)} if peers else {}
     console = Console()
     for shape in edges:
@@ -42,8 +40,8 @@ def bench_phasing(
             times = _measure(rows, repeats)
         console.print(_table(shape, times), soft_wrap=True)
         if runs:
-            seconds, device = whole_runs(shape, runs, _RECIPE)
-            console.print(f"{runs} runs of {_RECIPE}: {seconds:.1f} s, {device}", highlight=False, soft_wrap=True)
+            seconds, device = whole_runs(shape, runs, ONE_RUN)
+            console.print(f"{runs} runs of {ONE_RUN}: {seconds:.1f} s, {device}", highlight=False, soft_wrap=True)
         console.print()
     for peer, installed in found.items():
         console.print(_peer(peer, installed), highlight=False, soft_wrap=True)
@@ -52,6 +50,15 @@ def bench_phasing(
         f"kernels {projections.kernels.__name__.rpartition('.')[2]}, {platform.machine()}",
         highlight=False,
     )
+
+
+def edges_of(shape: str) -> tuple[int, int, int]:
+    """The edges that are written as `118x180x230`. Raises BraggdError where they are not."""
+    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
+    z, y, x = (int(edge) for edge in found.groups()) if found else (0, 0, 0)
+    if min(z, y, x) < 8:
+        raise BraggdError(f"the shape '{shape}' is not of the form 118x180x230, each edge at least 8; correct it")
+    return z, y, x
 
 
 def _measure(rows: Sequence[Step], repeats: int) -> _Times:
@@ -97,14 +104,6 @@ def _peer(peer: Peer, installed: Installed | None) -> str:
     if installed is None:
         return f"{peer.name}: not installed; --{peer.name.lower()} names an interpreter that has it"
     return f"{peer.name}: {installed.version}, {installed.python}"
-
-
-def _edges(shape: str) -> tuple[int, ...]:
-    found = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
-    edges = tuple(int(edge) for edge in found.groups()) if found else ()
-    if not edges or min(edges) < 8:
-        raise BraggdError(f"the shape '{shape}' is not of the form 118x180x230, each edge at least 8; correct it")
-    return edges
 
 
 def _named(shape: tuple[int, ...]) -> str:

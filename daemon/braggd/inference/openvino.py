@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 
 class Compiled:
-    """A network, with what of ONNX Runtime's sessions is used here.
+    """A network, as `onnxruntime.Loaded` is one.
 
     inputs, outputs: names, shapes (None where a size is free) and dtypes, as numpy calls them
     """
+
+    provider = "openvino"
 
     def __init__(self, model: Path, threads: int, *, rough: bool) -> None:
         """Compile a file in the ONNX format; rough: bfloat16 is precise enough where the CPU has it.

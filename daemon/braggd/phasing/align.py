@@ -149,11 +149,19 @@ def _peak(volume: NDArray[np.floating]) -> tuple[float, float, float]:
 
 
 def _moved(density: NDArray[np.complex64], shift: tuple[float, float, float]) -> NDArray[np.complex64]:
-    there = (density != 0).astype(np.float32)
     wave = scipy.fft.fftn(density)
     for axis, (size, s) in enumerate(zip(density.shape, shift, strict=True)):
         factor = np.exp(-2j * np.pi * s * scipy.fft.fftfreq(size)).astype(np.complex64)
         wave *= np.expand_dims(factor, tuple(a for a in range(3) if a != axis))
+    moved = np.asarray(scipy.fft.ifftn(wave), np.complex64)
+    there = density != 0
+    return moved if there.all() else np.where(_shifted_share(there, shift) >= 0.5, moved, np.complex64(0))
+
+
+def _shifted_share(there: NDArray[np.bool_], shift: tuple[float, float, float]) -> NDArray[np.float32]:
+    """How much of each voxel is covered by shifted ones, linearly."""
+    share = there.astype(np.float32)
+    for axis, s in enumerate(shift):
         whole = int(np.floor(s))
-        there = (1 - (s - whole)) * np.roll(there, whole, axis) + (s - whole) * np.roll(there, whole + 1, axis)
-    return np.where(there >= 0.5, scipy.fft.ifftn(wave), 0).astype(np.complex64)
+        share = (1 - (s - whole)) * np.roll(share, whole, axis) + (s - whole) * np.roll(share, whole + 1, axis)
+    return share

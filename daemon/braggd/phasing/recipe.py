@@ -11,6 +11,9 @@ from braggd.phasing.projections import ALGORITHMS
 DETWIN = "DETWIN"
 """ER within one half of the support, which only one of two superposed twins survives."""
 
+ONE_RUN = "400*HIO + 1000*RAAR + 300*ER"
+"""One run from random phases, as in M. Masto's PhD thesis, Univ. Grenoble Alpes, chapter 4."""
+
 NAMES: tuple[str, ...] = (*ALGORITHMS, DETWIN)
 """What a recipe may name."""
 

@@ -31,7 +31,9 @@ def train_gaps(
     start: Annotated[
         Path | None, typer.Option(help="FILE.onnx, an exported network; a new run begins with its weights and guesses.")
     ] = None,
-    crystals: Annotated[int, typer.Option(help="That the linear guesses are learnt from.")] = 150,
+    crystals: Annotated[
+        int, typer.Option(help="That the linear guesses are learnt from; 0: the guesses of --start, or from 150.")
+    ] = 0,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that simulate; 0: none beside the training.")] = 0,
     threads: Threads = 0,
@@ -50,16 +52,19 @@ def train_gaps(
     learnt, net = place / "guesses.npz", SlabNet()
     if start and not (place / "last.pt").exists():
         guesses, said = begin(net, start)
-        guesses.save(learnt)
+        if not crystals:
+            guesses.save(learnt)
         (place / "start.txt").write_text(said)
     if not learnt.exists():
         from rich.progress import Progress
 
+        number = crystals or 150
         with Progress() as progress:
-            bar = progress.add_task("linear guesses", total=crystals)
-            guesses = linear.learn(seed + 11, crystals, lambda done: progress.update(bar, completed=done))
+            bar = progress.add_task("linear guesses", total=number)
+            guesses = linear.learn(seed + 11, number, lambda done: progress.update(bar, completed=done))
         guesses.save(learnt)
-    command = f"braggd-models train gaps --minutes {minutes:g} --rate {rate:g} --seed {seed}{' --start' * bool(start)}"
+    command = f"braggd-models train gaps --minutes {minutes:g} --rate {rate:g} --seed {seed}"
+    command += f"{' --start' * bool(start)}{f' --crystals {crystals}' * bool(crystals)}"
     plan = Plan(minutes=minutes, rate=rate, decay=0.7, threads=threads, command=command)
     run = train(place, linear.Guesses.load(learnt), plan, net=net, seed=seed, workers=workers, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)

@@ -32,6 +32,10 @@ RECIPE = replace(
 )
 """What crystals are made of; gaps, dead pixels and lost frames are put in afterwards, several times."""
 
+# Edges of most scans, and of one in four; far from the peak of a large one, nearly all is noise.
+_EDGES, _LARGE_EDGES = (48, 56, 64, 72, 80), (64, 96, 128, 160, 192, 224, 256)
+_LARGE_SHARE = 0.25
+_LARGEST = 3_000_000
 # The gap must hold more photons per voxel than this, or there is nothing to learn.
 _FAINT = 0.1
 # Share of scans with uneven pixels, and the largest relative rms.
@@ -60,7 +64,9 @@ class Sample:
 
 def crystal(rng: np.random.Generator, recipe: Recipe = RECIPE, *, uneven: bool = True) -> Simulated:
     """A gap-free scan of any shape, its peak in the middle or far from it; uneven: at times with uneven pixels."""
-    shape = rng.choice((48, 56, 64, 72, 80), 3)
+    shape = rng.choice(_LARGE_EDGES if rng.random() < _LARGE_SHARE else _EDGES, 3)
+    while shape.prod() > _LARGEST:
+        shape[int(shape.argmax())] //= 2
     far = 0.35 * float(shape.min()) if rng.random() < 0.4 else 0.5
     made = random_crystal(rng, recipe, shape=tuple(int(n) for n in shape), off_peak=far)
     if not uneven or rng.random() > _UNEVEN_SHARE:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -79,6 +78,7 @@ def score_phases(
     """
     import math
 
+    from braggd.bench_phasing import edges_of
     from braggd_models.phasing.parts import OF_CRYSTALS, PARTS, Wanted
     from braggd_models.phasing.study import METHODS
 
@@ -91,10 +91,6 @@ def score_phases(
         steps = tuple(float(one) * math.pi for one in ranges.split(",")) if ranges else ()
     except ValueError as error:
         raise typer.BadParameter(f"{ranges}: give numbers, separated by commas", param_hint="--ranges") from error
-    edges = re.fullmatch(r"(\d+)x(\d+)x(\d+)", shape)
-    if not edges:
-        raise typer.BadParameter(f"{shape}: give three numbers, as 118x180x230", param_hint="--shape")
-    z, y, x = (int(edge) for edge in edges.groups())
     command = "braggd-models score phases" + (f" --part {part}" if part != "ranges" else "")
     if part in OF_CRYSTALS:
         command += f" --crystals {crystals}" + (f" --ranges {ranges}" if ranges else "")
@@ -109,7 +105,7 @@ def score_phases(
             methods=tuple(method or ()),
             model=model,
             minutes=minutes,
-            shape=(z, y, x),
+            shape=edges_of(shape),
         )
     )
     for section in track(sections, part, total=count, console=console):

@@ -11,11 +11,12 @@ from braggd.offline import load_scan
 from braggd.phasing import fourier
 from braggd.phasing.align import align
 from braggd.phasing.improve import improved
+from braggd.phasing.recipe import ONE_RUN
 from braggd.phasing.retrieve import Seed, merge, retrieve
 from braggd.scan.region import selected
 from braggd_models.benchmarks import table
 from braggd_models.errors import TrainingError
-from braggd_models.phasing.study import ONE_RUN, plain_runs, polished
+from braggd_models.phasing.study import plain_runs, polished
 
 
 def compared(spec: str, config: Config, runs: int = 5) -> str:

@@ -14,10 +14,11 @@ from braggd.phasing import fourier
 from braggd.phasing.arrays import to_host
 from braggd.phasing.ensemble import Ensemble
 from braggd.phasing.pattern import prepare, withheld_voxels
+from braggd.phasing.recipe import ONE_RUN
 from braggd.phasing.retrieve import warm_up
 from braggd_models.benchmarks import table
 from braggd_models.phasing.score import SOLVED
-from braggd_models.phasing.study import BASELINE, ONE_RUN, Case, amplitude_of, predicted_for, score
+from braggd_models.phasing.study import BASELINE, Case, amplitude_of, predicted_for, score
 from braggd_models.simulate.pattern import Simulated
 
 _STARTS, _PATIENCE_S = 4, 60.0  # at most

@@ -23,7 +23,7 @@ from braggd.phasing.ensemble import Ensemble, Run, lifted, measured, refine, sol
 from braggd.phasing.improve import improved
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
 from braggd.phasing.ranking import choose
-from braggd.phasing.recipe import parse
+from braggd.phasing.recipe import ONE_RUN, parse
 from braggd.phasing.reduced import Reduced
 from braggd.phasing.retrieve import Seed, merge, retrieve
 from braggd.phasing.support import typical
@@ -51,9 +51,6 @@ _SEED = 40_000
 _GAP, _BESIDE = 6, 20
 BASELINE = PhasingConfig(coherence=False)
 """What plain iterations are done with: a coherent beam, as the crystals are simulated."""
-
-ONE_RUN = "400*HIO + 1000*RAAR + 300*ER"
-"""The thesis's recipe of one run."""
 
 _AFTER = parse("300*ER")
 _COARSELY_AFTER, _FINELY_AFTER = parse("200*ER"), parse("100*ER")
