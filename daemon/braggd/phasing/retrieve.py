@@ -23,7 +23,7 @@ from braggd.phasing.course import Course, Progress, cost
 from braggd.phasing.ensemble import SAME, Ensemble, Run, Seed, iterate, lifted, measured, refine, solver_for
 from braggd.phasing.modes import aligned, decompose
 from braggd.phasing.pattern import Pattern, prepare, withheld_voxels
-from braggd.phasing.ranking import Quality, choose
+from braggd.phasing.ranking import Quality, choose, simplest
 from braggd.phasing.recipe import Block, parse
 from braggd.phasing.reduced import Reduced
 from braggd.phasing.search import search
@@ -116,7 +116,7 @@ def retrieve(
         check = course.stretch(last, refinement, "refining the best start")
         return refine(run, whole, refinement, config, check, tightness)
 
-    run = _best([refined(run, tightness) for run, tightness in itertools.product(contenders, _REFINED)])
+    run = _tightest([refined(run, tightness) for run, tightness in itertools.product(contenders, _REFINED)])
     run = _prolonged(run, whole, config, course)
     return _retrieved(run, ensemble, reduced, whole, free, config, qualities)
 
@@ -192,6 +192,13 @@ def warm_up(config: PhasingConfig) -> None:
 
 def _best(runs: Sequence[Run]) -> Run:
     return runs[choose([run.quality for run in runs])]
+
+
+def _tightest(runs: Sequence[Run]) -> Run:
+    """Of the best run's start, the one of the tightest support that is about as good."""
+    best = _best(runs)
+    same = [run for run in runs if run.number == best.number]
+    return same[simplest([run.quality for run in same], [run.tightness for run in same])]
 
 
 def _prolonged(run: Run, whole: Pattern, config: PhasingConfig, course: Course) -> Run:
