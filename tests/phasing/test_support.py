@@ -3,7 +3,6 @@ import pytest
 from scipy import ndimage
 
 from braggd.phasing import fourier
-from braggd.phasing.pattern import prepare
 from braggd.phasing.support import (
     LARGEST_SHARE,
     components,
@@ -49,21 +48,6 @@ def test_a_wide_gap_is_filled_to_its_middle():
     amplitude, valid = np.full((8, 64, 8), 5, np.float32), np.ones((8, 64, 8), bool)
     valid[:, 16:48] = False
     np.testing.assert_allclose(fill_smoothly(np.where(valid, amplitude, np.nan), valid), 5, rtol=1e-3)
-
-
-def test_only_where_the_pattern_is_faint_are_gaps_held():
-    amplitude, valid = np.ones((32, 32, 32), np.float32), np.ones((32, 32, 32), bool)
-    amplitude[14:18, 14:18, 14:18] = 100
-    valid[:, 15:17] = valid[:, 27:29] = False
-    withheld = np.zeros_like(valid)
-    withheld[:, 22] = True
-    faint = np.zeros(valid.size, bool)
-    pattern = prepare(amplitude, valid, amplitude, withheld)
-    faint[pattern.faint_gaps()] = True
-    held = fourier.centre(faint.reshape(valid.shape))
-    assert held[:, 27:29].all()
-    assert not held[valid].any()
-    assert not held[14:18, 15:17, 14:18].any()
 
 
 def test_a_free_voxel_may_be_brighter_where_it_is_bright_and_stays_dark_where_it_is_dark():

