@@ -22,8 +22,6 @@ from braggd_models.gaps.slabnet import REACH, GapFiller, SlabNet
 from braggd_models.halved import halve
 from braggd_models.training import Plan, resumed
 
-TRUSTED = 34
-"""Beyond it the linear guess was the better one on held-out crystals, with the training that was affordable."""
 _OPSET = 17
 # What is beyond is seen twice or more; what is within takes memory.
 _TILE = 160
@@ -31,16 +29,15 @@ _TILE = 160
 EQUAL_TIME_S = 360.0
 
 
-def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any], trusted: int = TRUSTED) -> None:
+def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any]) -> None:
     """Write the network and its card.
 
     path: FILE.onnx; FILE.json becomes the card
     card: what it says beyond how the network is fed
-    trusted: width of a gap up to which the network is asked; wider ones get the linear guess by log counts
 
     Raises TrainingError where ONNX Runtime does not give what PyTorch gives.
     """
-    filler = GapFiller(net, guesses, trusted).eval()
+    filler = GapFiller(net, guesses).eval()
     side = 2 * STRIDE + 2 * REACH
     example = (torch.rand(1, CHANNELS, side, side + STRIDE), torch.tensor([6]))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +64,6 @@ def export(net: SlabNet, guesses: Guesses, path: Path, card: Mapping[str, Any], 
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "widths": list(WIDTHS),
         "reach": REACH,
-        "trusted": trusted,
         "tile": _TILE,
         "around": AROUND,
         "stride": STRIDE,
@@ -97,7 +93,7 @@ def export_run(folder: Path, path: Path) -> None:
     start = folder / "start.txt"
     card = {
         "data": "simulated crystals (braggd_models.gaps.samples), none measured",
-        "seeds": "crystals [0, n], linear guesses [11, n], held out [900000, n]",
+        "seeds": "crystals [seed, n], linear guesses [seed + 11, n], held out [900000, n]",
         "command": run.command,
         "machine": run.machine,
         "start": start.read_text() if start.exists() else "nothing",

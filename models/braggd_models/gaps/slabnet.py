@@ -94,16 +94,12 @@ class SlabNet(nn.Module):
 
 
 class GapFiller(nn.Module):
-    """The linear guesses and the network, as the daemon runs them: one gap at a time.
+    """The linear guesses and the network, as the daemon runs them: one gap at a time."""
 
-    trusted: width up to which the network is asked; wider gaps get the linear guess by log counts
-    """
-
-    def __init__(self, net: SlabNet, guesses: Guesses, trusted: int = WIDEST) -> None:
+    def __init__(self, net: SlabNet, guesses: Guesses) -> None:
         super().__init__()
         self.net = net
         widths = torch.arange(WIDEST + 1)
-        self.register_buffer("trust", (widths <= trusted).float())
         self.register_buffer("near", ((_NEARLY / widths.clamp(min=1)) ** 2).clamp(*_NEARLY_WITHIN))
         self.register_buffer("logs_matrices", torch.from_numpy(matrices(guesses.logs)))
         self.register_buffer("counts_matrices", torch.from_numpy(matrices(guesses.counts)))
@@ -117,7 +113,6 @@ class GapFiller(nn.Module):
         """
         by_logs, by_counts = self.guess(lines, width)
         logs, log_sigma = self.net(lines, width, by_logs, by_counts)
-        logs = by_logs + self.trust[width[0]] * (logs - by_logs)  # type: ignore[index]
         # Where both nearly agree and photons abound, counts are interpolated better than any network paints them.
         apart, near = by_counts - logs, self.near[width[0]]  # type: ignore[index]
         share = torch.exp(-0.5 * (apart / near) ** 2) * torch.sigmoid((logs - _BRIGHT) / _BRIGHT_WITHIN)

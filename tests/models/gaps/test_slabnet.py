@@ -78,16 +78,6 @@ def test_the_exported_guesses_are_those_learnt(guesses, lines, width):
         np.testing.assert_allclose(guess[0, :width].numpy(), wanted, rtol=2e-3, atol=2e-3)
 
 
-def test_gaps_too_wide_to_trust_the_network_get_the_linear_guesses(guesses, lines):
-    filler = GapFiller(stirred(), guesses, trusted=12)
-    with torch.no_grad():
-        for width, trusted in ((12, True), (13, False)):
-            logs, _ = filler(padded(lines), torch.tensor([width]))
-            by_logs, by_counts = (guess[:, :width] for guess in filler.guess(padded(lines), torch.tensor([width])))
-            between = (logs[:, :width] - by_logs) * (logs[:, :width] - by_counts) <= 1e-6
-            assert bool(between.all()) is not trusted
-
-
 def test_linear_guesses_beat_interpolation_on_crystals_that_they_never_saw(guesses):
     ratios = []
     for number in range(6):
