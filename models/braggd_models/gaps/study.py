@@ -22,7 +22,6 @@ from braggd_models.benchmarks import table
 from braggd_models.gaps import linear
 from braggd_models.gaps.classical import Filler
 from braggd_models.gaps.export import export_run
-from braggd_models.gaps.linear import Guesses
 from braggd_models.gaps.patches import (
     Bools,
     Floats,
@@ -73,8 +72,7 @@ def patches(model: str, size: Size) -> Part:
     """The thesis's patch network for 6 px and ours, trained the same time: PCC and time."""
     run = train_patch_net(RUNS / "gaps-patches-6", 6, size.minutes)
     with tempfile.TemporaryDirectory() as folder:
-        short = Path(folder) / "short.onnx"
-        steps = _ours_for(size.minutes, short)
+        steps, short = _ours_for(size.minutes, Path(folder))
         step = 8
         methods: dict[str, Filler] = {
             f"ours, {steps} steps": network(str(short)),
@@ -108,18 +106,17 @@ def _by_patches(net: nn.Module, step: int, counts: Floats, pixels: Bools) -> Flo
     return inpaint_by_patches(net, counts, pixels, step)
 
 
-def _ours_for(minutes: float, path: Path) -> int:
-    """Train our network for so long, the linear guesses included; returns the steps done."""
-    folder = RUNS / "gaps-short"
-    folder.mkdir(parents=True, exist_ok=True)
-    learnt, began = folder / "guesses.npz", time.monotonic()
-    if not learnt.exists():
-        # a crystal takes about a second, so half of the time goes there
-        linear.learn(12, max(4, int(30 * minutes))).save(learnt)
+def _ours_for(minutes: float, folder: Path) -> tuple[int, Path]:
+    """Train our network anew for so long, the linear guesses included; returns the steps done, and the network."""
+    began = time.monotonic()
+    # a crystal takes about a second, so half of the time goes there
+    guesses = linear.learn(12, max(4, int(30 * minutes)))
+    guesses.save(folder / "guesses.npz")
     left = minutes - (time.monotonic() - began) / 60
-    run = train(folder, Guesses.load(learnt), Plan(minutes=max(left, 0.2), rate=1.5e-3, decay=0.7))
+    run = train(folder, guesses, Plan(minutes=max(left, 0.2), rate=1.5e-3, decay=0.7))
+    path = folder / "short.onnx"
     export_run(folder, path)
-    return run.step
+    return run.step, path
 
 
 def flat(model: str, size: Size) -> Part:
