@@ -32,3 +32,12 @@ def test_a_guess_is_kept_where_it_is_bright_and_tempered_by_the_average_where_it
     assert 1 < amid < beside < 2.5  # the average of what was measured is 1
     none = fourier.centre(prepare(amplitude, valid, np.zeros_like(amplitude)).filled)
     np.testing.assert_array_equal(none[2, 40:60], 0)
+
+
+def test_a_guess_is_kept_where_nothing_was_measured_far_and_wide():
+    amplitude, valid = np.ones((16, 160, 16), np.float32), np.ones((16, 160, 16), bool)
+    amplitude[8, 10, 8] = 100
+    valid[:, 20:] = False
+    guess = np.full_like(amplitude, 0.5)
+    filled = fourier.centre(prepare(amplitude, valid, guess).filled)
+    np.testing.assert_array_equal(filled[:, 130:], 0.5)

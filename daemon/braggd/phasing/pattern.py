@@ -107,7 +107,9 @@ def _tempered(
     places = ~valid
     average = smooth[places]
     within = np.minimum(guess[places], _AGAINST_GUESS * bound[places])
-    share = np.where(measured_near(valid)[places], *_DRAWN) * _faint(smooth)[places]
+    near = measured_near(valid)[places]
+    known = near | (average > 0)  # far from all that was measured there is no average
+    share = np.where(near, *_DRAWN) * (_faint(smooth)[places] & known)
     return np.asarray(within ** (1 - share) * average**share, np.float32)
 
 

@@ -96,7 +96,7 @@ def retrieve(
     amplitude: (z, y, x) float32, sqrt(photons), zero frequency at n // 2, undefined where not valid
     valid: bool, True where measured; elsewhere the wave is free, but for a bound
     guess: float32, amplitudes with the masked voxels filled: they hold the wave there in the first iterations, and
-        with `config.inpainted_weight` softly ever after
+        with `config.inpainted_weight` softly ever after; where the pattern is faint, tempered by the local average
     seeds: objects to begin with, beside the random starts
     progress: told the share done, 0..1, and what is being done; stop: asked at every iteration whether to give up
 
