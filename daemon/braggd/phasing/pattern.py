@@ -45,7 +45,7 @@ class Pattern:
         voxels as in smaller ones. Near the peak a filling is often wrong by factors, and the object knows better.
         """
         free = self.target < 0 if self.withheld is None else (self.target < 0) & (self.withheld < 0)
-        return np.flatnonzero(free & _faint(self.filled))
+        return np.flatnonzero(free & _faint(local_level(self.filled)))
 
 
 def prepare(
@@ -67,10 +67,11 @@ def prepare(
     filled = fill_smoothly(measured, fitted)
     target = measured
     if not fitted.all():
-        bound = free_bound(filled, fitted)
+        local = local_level(filled)
+        bound = free_bound(filled, local, fitted)
         if guess is not None:
-            filled[~valid] = _tempered(guess, filled, bound, valid)
-            bound = free_bound(filled, fitted)
+            filled[~valid] = _tempered(guess, filled, local, bound, valid)
+            bound = free_bound(filled, local_level(filled), fitted)
         target = free_target(measured, fitted, bound)
     return Pattern(
         target=fourier.corner(target),
@@ -96,7 +97,11 @@ def withheld_voxels(
 
 
 def _tempered(
-    guess: NDArray[np.float32], smooth: NDArray[np.float32], bound: NDArray[np.float32], valid: NDArray[np.bool_]
+    guess: NDArray[np.float32],
+    smooth: NDArray[np.float32],
+    local: NDArray[np.float32],
+    bound: NDArray[np.float32],
+    valid: NDArray[np.bool_],
 ) -> NDArray[np.float32]:
     """A guess where not valid, within reason, and where the pattern is faint drawn towards the local average.
 
@@ -109,13 +114,12 @@ def _tempered(
     within = np.minimum(guess[places], _AGAINST_GUESS * bound[places])
     near = measured_near(valid)[places]
     known = near | (average > 0)  # far from all that was measured there is no average
-    share = np.where(near, *_DRAWN) * (_faint(smooth)[places] & known)
+    share = np.where(near, *_DRAWN) * (_faint(local)[places] & known)
     return np.asarray(within ** (1 - share) * average**share, np.float32)
 
 
-def _faint(filled: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where amplitudes are small about a voxel beside those at the peak."""
-    local = local_level(filled)
+def _faint(local: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where amplitudes are small about a voxel beside those at the peak; local: their `local_level`."""
     return np.asarray(local < _FAINT * local.max(), np.bool_)
 
 

@@ -51,16 +51,17 @@ def fill_smoothly(amplitude: NDArray[np.float32], valid: NDArray[np.bool_]) -> N
     return filled
 
 
-def free_bound(filled: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+def free_bound(
+    filled: NDArray[np.float32], local: NDArray[np.float32], valid: NDArray[np.bool_]
+) -> NDArray[np.float32]:
     """How large the modulus of a free voxel may become.
 
-    filled: amplitudes with the masked voxels filled
+    filled: amplitudes with the masked voxels filled; local: their `local_level`
     Thrice the root mean square near it, twelve times at the brightest place, and what the whole pattern allows where
     nothing near was measured. Of the true intensity in gaps of 6 and 12 voxels beside the peak, measured and simulated,
     that cuts off 1 % at most, and a few percent where 6 voxels hide the peak. A looser bound (twice the brightest voxel
     near) let gaps of 12 voxels fill with light that no crystal gives.
     """
-    local = local_level(filled)
     highest = max(float(local.max()), 1e-30)
     bound = np.maximum(_HEADROOM * local * (1 + _PEAK_HEADROOM * local / highest), _DARKEST)
     return np.where(measured_near(valid), bound, np.maximum(bound, _HEADROOM * filled.max())).astype(np.float32)
