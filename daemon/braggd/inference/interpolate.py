@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from braggd.errors import ModelError
+from braggd.inference.runs import runs_along
 
 # Beside a gap that is open on one side, the measured value is trusted less with the square of the distance, and less
 # than one between two measured values at the same distance.
@@ -66,7 +67,9 @@ def _neighbours(
     two_sided = np.zeros(filled.size, np.bool_)
     flat = filled.ravel()
     for axis in range(3):
-        index, before, after, has_before, has_after = _runs(unknown, axis)
+        runs = runs_along(unknown, axis)
+        index, before, after = runs.index, runs.place - runs.start + 1, runs.stop - runs.place
+        has_before, has_after = runs.start > 0, runs.stop < filled.shape[axis]
         stride = int(np.prod(filled.shape[axis + 1 :]))
         left = _log(flat, index - before * stride, has_before)
         right = _log(flat, index + after * stride, has_after)
@@ -80,28 +83,6 @@ def _neighbours(
         weight[index] += share
         two_sided[index[both]] = True
     return numerator, weight, two_sided
-
-
-def _runs(
-    unknown: NDArray[np.bool_], axis: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The unknown voxels with their distances, along an axis, to the known ones before and after.
-
-    Returns flat indices into the volume, both distances, and whether there is a known voxel at all on each side.
-    """
-    order = [other for other in range(3) if other != axis] + [axis]
-    length = unknown.shape[axis]
-    place = np.flatnonzero(np.ascontiguousarray(unknown.transpose(order)))
-    position = place % length
-    starts_run = np.ones(place.size, np.bool_)
-    starts_run[1:] = (np.diff(place) != 1) | (position[1:] == 0)
-    first = np.flatnonzero(starts_run)
-    size = np.diff(np.append(first, place.size))
-    run_start = np.repeat(position[first], size)
-    run_stop = run_start + np.repeat(size, size)
-    coordinates = np.unravel_index(place, tuple(unknown.shape[other] for other in order))
-    index = np.ravel_multi_index(tuple(coordinates[order.index(other)] for other in range(3)), unknown.shape)
-    return index, position - run_start + 1, run_stop - position, run_start > 0, run_stop < length
 
 
 def _log(flat: NDArray[np.float32], index: NDArray[np.intp], there: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from braggd.inference.runs import runs_along
+
 CONTEXT = 16
 WIDEST = 40
 CHANNELS = 4 * CONTEXT + 1
+_OPEN = 10**6  # the length of what never ends
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -72,14 +75,15 @@ def slabs_of(missing: Bools, least: int) -> tuple[list[Slab], Bools]:
     Also returns the voxels that are WIDEST or more from what is there on every axis, as where gaps cross; filling the
     slabs brings them within reach.
     """
-    runs = [_runs(missing, axis) for axis in range(3)]
-    thinnest = np.minimum(np.minimum(runs[0][0], runs[1][0]), runs[2][0])
+    places = np.flatnonzero(missing)
+    starts, lengths = zip(*(_across(missing, axis, places) for axis in range(3)), strict=True)
+    thinnest = np.minimum.reduce(lengths)
     found = []
-    for axis, (length, start) in enumerate(runs):
-        ours = missing & (length == thinnest) & (length <= WIDEST)
-        places = [place for number, place in enumerate(np.nonzero(ours)) if number != axis]
+    for axis, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        ours = (length == thinnest) & (length <= WIDEST)
         plane = tuple(size for number, size in enumerate(missing.shape) if number != axis)
-        line = places[0] * plane[1] + places[1]
+        u, v = (at for number, at in enumerate(np.unravel_index(places[ours], missing.shape)) if number != axis)
+        line = u * plane[1] + v
         spans = start[ours].astype(np.int64) * (WIDEST + 1) + length[ours]
         for span in np.unique(spans):
             lines = np.zeros(plane[0] * plane[1], np.bool_)
@@ -87,16 +91,20 @@ def slabs_of(missing: Bools, least: int) -> tuple[list[Slab], Bools]:
             if lines.sum() >= least:
                 first, width = divmod(int(span), WIDEST + 1)
                 found.append(Slab(axis, first, first + width, lines.reshape(plane)))
-    return found, missing & (thinnest > WIDEST)
+    buried = np.zeros(missing.shape, np.bool_)
+    buried.ravel()[places[thinnest > WIDEST]] = True
+    return found, buried
 
 
-def _runs(missing: Bools, axis: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Length and start of the run of missing voxels along an axis, in which each lies.
+def _across(missing: Bools, axis: int, places: NDArray[np.intp]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Start and length of the run of missing voxels along an axis in which each of some places (flat) lies.
 
     The length is far too long where a run is open on one side.
     """
-    line = np.moveaxis(missing, axis, -1)
-    place = np.broadcast_to(np.arange(line.shape[-1], dtype=np.int32), line.shape)
-    before = np.maximum.accumulate(np.where(line, np.int32(-(10**6)), place), axis=-1)
-    after = np.flip(np.minimum.accumulate(np.flip(np.where(line, np.int32(10**6), place), -1), axis=-1), -1)
-    return np.moveaxis(after - before - 1, -1, axis), np.moveaxis(before + 1, -1, axis)
+    runs = runs_along(missing, axis)
+    closed = (runs.start > 0) & (runs.stop < missing.shape[axis])
+    sorted_so = np.empty((2, missing.size), np.int32)  # memory that is never touched costs nothing
+    sorted_so[0, runs.index] = runs.start
+    sorted_so[1, runs.index] = np.where(closed, runs.stop - runs.start, _OPEN)
+    start, length = sorted_so[:, places]
+    return start, length
