@@ -64,10 +64,10 @@ def test_runs_that_are_no_single_crystal_lose_to_one_that_is():
 
 def test_of_supports_that_explain_about_as_much_the_tightest_is_taken():
     whole = ball((24, 24, 24), 5, (12, 12, 12))
-    loose, tight, cut_off = judged(0.30, whole, 0.50), judged(0.31, whole, 0.52), judged(0.5, whole, 0.8)
+    loose, tight, cut_off = judged(0.30, whole, 0.50), judged(0.35, whole, 0.59), judged(0.5, whole, 0.8)
     assert choose([loose, tight, cut_off]) == 0
-    assert simplest([loose, tight, cut_off], [0.65, 1.0, 1.8]) == 1
-    assert simplest([loose, judged(0.31, whole, 0.53), cut_off], [0.65, 1.0, 1.8]) == 0
+    assert simplest([loose, tight, cut_off], [0.8, 1.0, 1.8]) == 1
+    assert simplest([loose, judged(0.31, whole, 0.61), cut_off], [0.8, 1.0, 1.8]) == 0
     diverged = judged(float("nan"), whole, 0.5)
     assert simplest([diverged, loose], [1.8, 1.0]) == 1
     assert simplest([diverged], [1.0]) == 0

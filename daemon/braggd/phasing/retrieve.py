@@ -33,7 +33,7 @@ from braggd.phasing.support import components, specks
 __all__ = ["Progress", "Retrieved", "Seed", "merge", "retrieve", "warm_up"]
 
 _POLISH = (Block(20, "ER"),)  # after the merging: the mean of several runs is no longer any run's own fit
-_REFINED = (0.65, 1.0, 1.8)  # tightness of the support: withheld voxels tell whether what is faint is crystal
+_REFINED = (0.8, 1.0, 1.8)  # tightness of the support: withheld voxels tell whether what is faint is crystal
 _EXPLAINED = 0.55  # log-likelihood per voxel: noise alone gives 0.5 where there are photons
 _WORTH = 0.9  # times the rank before: going on helped, and may help again
 _PROLONGED = 3  # times at most
