@@ -34,6 +34,7 @@ def train_gaps(
     crystals: Annotated[
         int, typer.Option(help="That the linear guesses are learnt from; 0: the guesses of --start, or from 150.")
     ] = 0,
+    batch: Annotated[int, typer.Option(help="Gaps per step; more of them keep a GPU busy.")] = 8,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="Processes that simulate; 0: none beside the training.")] = 0,
     threads: Threads = 0,
@@ -64,9 +65,10 @@ def train_gaps(
             guesses = linear.learn(seed + 11, number, lambda done: progress.update(bar, completed=done))
         guesses.save(learnt)
     command = f"braggd-models train gaps --minutes {minutes:g} --rate {rate:g} --seed {seed}"
-    command += f"{' --start' * bool(start)}{f' --crystals {crystals}' * bool(crystals)}"
+    command += f"{' --start' * bool(start)}{f' --crystals {crystals}' * bool(crystals)} --batch {batch}"
     plan = Plan(minutes=minutes, rate=rate, decay=0.7, threads=threads, command=command)
-    run = train(place, linear.Guesses.load(learnt), plan, net=net, seed=seed, workers=workers, device=device)
+    learnt_guesses = linear.Guesses.load(learnt)
+    run = train(place, learnt_guesses, plan, net=net, batch=batch, seed=seed, workers=workers, device=device)
     Console().print(f"{run.step} steps in {run.seconds / 60:.0f} min; {place}/curve.png", highlight=False)
 
 

@@ -22,12 +22,13 @@ from braggd_models.gaps.slabnet import REACH, GapFiller, SlabNet
 from braggd_models.training import Plan, Run, device_of, fit, resumed
 
 BATCH = 8
+"""Gaps per step, on a CPU."""
 SIDE = 48
 """Of what is cut out of a gap's plane; the smallest crystals have no more."""
 VALIDATION_SEED = 900_000
 GAPS_PER_CRYSTAL = 5
-# Gaps kept, and how often each is used before it is replaced, about.
-_POOL = 400
+# Gaps kept for each of a batch, and how often each is used before it is replaced, about.
+_KEPT = 50
 _USES = 3
 # Share of cuts about a bright line, and how far from the middle that may be.
 _BRIGHT_SHARE = 0.6
@@ -84,6 +85,7 @@ def train(
     plan: Plan,
     *,
     net: SlabNet | None = None,
+    batch: int = BATCH,
     seed: int = 0,
     workers: int = 0,
     device: str = "auto",
@@ -92,6 +94,7 @@ def train(
 
     guesses: of `linear.learn`
     net: what a new run begins with
+    batch: gaps per step
     seed: of the crystals; a run taken up again sees new ones
     workers: processes that simulate; 0: the training process does it between its steps
     """
@@ -101,10 +104,10 @@ def train(
     run = resumed(net, folder, plan, place)
     guessing = Guessing.of(net, guesses, place)
     # beyond the crystals that the pool was filled with at the start
-    used = run.step * BATCH / (GAPS_PER_CRYSTAL * _USES) + _POOL if run.step else 0
+    used = run.step * batch / (GAPS_PER_CRYSTAL * _USES) + _KEPT * batch if run.step else 0
     data = Gaps(seed, int(used))
     loader = DataLoader(data, None, num_workers=workers, prefetch_factor=4 if workers else None)
-    batches = mixed(iter(loader), guessing, np.random.default_rng([seed, run.step]))
+    batches = mixed(iter(loader), guessing, np.random.default_rng([seed, run.step]), batch)
     fit(run, asked, batches, plane_loss, plan, folder, device=place, check=checker(guessing), title="gaps")
     return run
 
@@ -137,11 +140,15 @@ def mixed(
     gaps: Iterator[list[Sample]],
     guessing: Guessing,
     rng: np.random.Generator,
-    pool: int = _POOL,
     batch: int = BATCH,
+    pool: int = 0,
 ) -> Iterator[Planes]:
-    """Batches of gaps of many crystals, out of a pool in which new ones replace the oldest."""
+    """Batches of gaps of many crystals, out of a pool in which new ones replace the oldest.
+
+    pool: gaps kept; 0: as many as usual
+    """
     kept: list[Sample] = []
+    pool = pool or _KEPT * batch
     # it may begin with a part of the pool, which then grows
     owed, place = float(max(batch, pool // 6)), 0
     while True:
