@@ -44,6 +44,25 @@ _FIGURES = ("llk", "free_llk", "r_factor", "support_voxels", "components", "twin
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Search:
+    """What was looked for, and what came of it: `merge` goes on from there.
+
+    whole: the pattern; free: bool, the voxels withheld from the fit, zero frequency at n // 2; None: none
+    reduced: what the starts were made on; None: the whole pattern
+    ensemble: the starts
+    """
+
+    whole: Pattern
+    free: NDArray[np.bool_] | None
+    reduced: Reduced | None
+    ensemble: Ensemble
+
+    def lifted(self, run: Run, config: PhasingConfig) -> Run:
+        """A start, brought to the whole pattern."""
+        return lifted(run, self.reduced, self.whole, config)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Retrieved:
     """A retrieved object.
 
@@ -62,8 +81,7 @@ class Retrieved:
     runs: the figures of each start, on the middle of the pattern
     merged: (z, y, x) complex64, the runs that were merged, aligned; empty before merging
     warnings: sentences
-    ensemble, reduced, whole, refined: what `merge` goes on from: the starts, what they were made on (None: the whole
-        pattern), the whole pattern, and the run that this is of
+    search, refined: what `merge` goes on from, and the run that this is of
     """
 
     density: NDArray[np.complex64]
@@ -75,9 +93,7 @@ class Retrieved:
     runs: tuple[Quality, ...]
     merged: tuple[NDArray[np.complex64], ...]
     warnings: tuple[str, ...]
-    ensemble: Ensemble
-    reduced: Reduced | None
-    whole: Pattern
+    search: Search
     refined: Run
 
 
@@ -108,8 +124,9 @@ def retrieve(
     last = cost(refinement, whole)
     course = Course(progress, stop, 2 * len(_REFINED) * last)
     reduced, ensemble = search(whole, config, seeds, course)
-    qualities = ensemble.rank()
-    contenders = [lifted(run, reduced, whole, config) for run in ensemble.contenders()]
+    ensemble.rank()
+    done = Search(whole=whole, free=free, reduced=reduced, ensemble=ensemble)
+    contenders = [done.lifted(run, config) for run in ensemble.contenders()]
     course.skip_to_last(len(contenders) * len(_REFINED) * last)
 
     def refined(run: Run, tightness: float) -> Run:
@@ -118,7 +135,7 @@ def retrieve(
 
     run = _tightest([refined(run, tightness) for run, tightness in itertools.product(contenders, _REFINED)])
     run = _prolonged(run, whole, config, course)
-    return _retrieved(run, ensemble, reduced, whole, free, config, qualities)
+    return _retrieved(run, done, config)
 
 
 def merge(
@@ -134,21 +151,20 @@ def merge(
 
     Raises PhasingError where `stop` said so.
     """
-    ensemble, whole, refinement = found.ensemble, found.whole, parse(config.refine)
+    ensemble, whole, refinement = found.search.ensemble, found.search.whole, parse(config.refine)
     left = range(len(ensemble.runs), ensemble.total)
     more, last = cost(refinement, whole), cost(_POLISH, whole)
     searching = sum(cost(ensemble.recipe(number), ensemble.pattern) for number in left)
     course = Course(progress, stop, searching + _MERGED * more + last)
     for _ in left:
         course.start(ensemble)
-    qualities = ensemble.rank()
+    ensemble.rank()
 
     def refined(run: Run) -> Run:
         if run.number == found.refined.number:
             return found.refined
         check = course.stretch(more, refinement, "refining the other starts")
-        run = lifted(run, found.reduced, whole, config)
-        return refine(run, whole, refinement, config, check, found.refined.tightness)
+        return refine(found.search.lifted(run, config), whole, refinement, config, check, found.refined.tightness)
 
     good = [run for run in ensemble.runs if not run.quality.fault or run is ensemble.best]
     runs = [refined(run) for run in sorted(good, key=lambda run: run.quality.rank)[:_MERGED]]
@@ -169,7 +185,7 @@ def merge(
     pairs = [correlation(one, other) for one, other in itertools.combinations(densities, 2)]
     if pairs:
         figures["repeatability"] = float(np.mean(pairs))
-    return _retrieved(best, ensemble, found.reduced, whole, found.free, config, qualities, densities, figures)
+    return _retrieved(best, found.search, config, densities, figures)
 
 
 def warm_up(config: PhasingConfig) -> None:
@@ -237,16 +253,13 @@ def _agreeing(runs: Sequence[Run]) -> tuple[list[Run], tuple[NDArray[np.complex6
 
 def _retrieved(
     run: Run,
-    ensemble: Ensemble,
-    reduced: Reduced | None,
-    whole: Pattern,
-    free: NDArray[np.bool_] | None,
+    found: Search,
     config: PhasingConfig,
-    qualities: tuple[Quality, ...],
     merged: tuple[NDArray[np.complex64], ...] = (),
     more: Mapping[str, float] | None = None,
 ) -> Retrieved:
     solver, support = run.solver, run.solver.support
+    starts = tuple(start.quality for start in found.ensemble.runs)
     density = solver.density
     if config.one_piece:
         support = components(support)[1]
@@ -257,15 +270,13 @@ def _retrieved(
         density=density,
         support=support,
         kernels=solver.kernels,
-        free=free,
-        metrics=_metrics(run, qualities) | {"searched": float(ensemble.searched)} | dict(more or {}),
+        free=found.free,
+        metrics=_metrics(run, starts) | {"searched": float(found.ensemble.searched)} | dict(more or {}),
         origin=run.origin,
-        runs=qualities,
+        runs=starts,
         merged=merged,
-        warnings=_warnings(run.quality, qualities, run.number, config.device),
-        ensemble=ensemble,
-        reduced=reduced,
-        whole=whole,
+        warnings=_warnings(run.quality, starts, run.number, config.device),
+        search=found,
         refined=run,
     )
 
