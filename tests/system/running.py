@@ -56,7 +56,7 @@ class Daemon:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(within_s)
 
-    def wait_for(self, seen: Callable[[Status], bool], timeout_s: float = 60.0) -> Status:
+    def wait_for(self, seen: Callable[[Status], bool], timeout_s: float = 120.0) -> Status:
         deadline = time.monotonic() + timeout_s
         with self.client() as client:
             while time.monotonic() < deadline:
