@@ -117,7 +117,7 @@ port = {ports[4]}
             process.wait()
 
 
-def next_result(client: Client, stage: str, timeout_s: float = 60.0) -> Result:
+def next_result(client: Client, stage: str, timeout_s: float = 120.0) -> Result:
     """The next result of that stage."""
     for result in client.results(timeout_s=timeout_s):
         if result.stage == stage:

@@ -132,7 +132,7 @@ def test_a_dead_reconstruction_process_is_replaced_and_the_scan_still_comes(
         client.subscribe()
         workers[0].kill()
         play(running, messages(41))
-        refined = next_result(client, "refined", timeout_s=90)
+        refined = next_result(client, "refined")
     assert refined.array("support").any()
     status = running.wait_for(lambda s: s.state == "ALARM")
     assert "started again" in status.degraded["worker"]
@@ -177,7 +177,7 @@ def test_what_is_in_hand_at_sigterm_is_finished_by_the_next_start(
         assert first.stop(within_s=10) == 0, first.log
     assert len(list((tmp_path / "spool").glob("*.stream"))) == 1
     with daemon(tmp_path, SMALL) as second:
-        second.wait_for(lambda s: s.stage == "final" and not s.activity, 90)
+        second.wait_for(lambda s: s.stage == "final" and not s.activity)
         with second.client() as client:
             result = client.last(stage="final")
         assert second.stop() == 0, second.log
