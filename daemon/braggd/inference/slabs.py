@@ -103,8 +103,8 @@ def _across(missing: Bools, axis: int, places: NDArray[np.intp]) -> tuple[NDArra
     """
     runs = runs_along(missing, axis)
     closed = (runs.start > 0) & (runs.stop < missing.shape[axis])
-    sorted_so = np.empty((2, missing.size), np.int32)  # memory that is never touched costs nothing
-    sorted_so[0, runs.index] = runs.start
-    sorted_so[1, runs.index] = np.where(closed, runs.stop - runs.start, _OPEN)
-    start, length = sorted_so[:, places]
+    by_voxel = np.empty((2, missing.size), np.int32)  # memory that is never touched costs nothing
+    by_voxel[0, runs.index] = runs.start
+    by_voxel[1, runs.index] = np.where(closed, runs.stop - runs.start, _OPEN)
+    start, length = by_voxel[:, places]
     return start, length
